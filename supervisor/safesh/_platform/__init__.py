@@ -1,0 +1,96 @@
+"""What the kernel tells and does, behind one contract; chosen here, in one place.
+
+The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen from our pid namespace:
+
+- ``boot_id() -> str``: names this boot and pid namespace (see ``model.Identity``).
+- ``start_time(pid) -> int | None``: the identity's second half; None when there is no such process.
+- ``info(pid) -> Info | None`` and ``scan() -> dict[int, Info]``: one process, or every visible one.
+- ``cmdline(pid) -> list[str]`` (empty when unreadable), ``environ(pid) -> dict | None``.
+- ``open_handle(pid, start) -> Handle | None``: a handle of exactly that process, None when it is gone.
+- ``become_subreaper() -> bool``, ``is_subreaper() -> bool``: orphans below us re-parent to us (prctl(2)).
+- ``set_pdeathsig(sig) -> bool``, ``set_name(name)``: prctl(2); no-ops where there is none.
+- ``oom_kills() -> int | None``: how often the kernel's out-of-memory killer has acted since boot.
+
+Backends, best first: ``cgroup`` (a cgroup v2 group of our own), ``subreaper``, ``posix``
+(session + run id + psutil). ``SAFESH_BACKEND`` forces one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from safesh.errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal
+
+    Backend = Literal["cgroup", "subreaper", "posix"]
+
+BACKENDS: tuple[Backend, ...] = ("cgroup", "subreaper", "posix")
+
+
+def forced_backend() -> str:
+    """``$SAFESH_BACKEND``, "" when unset; ConfigError when it names none."""
+    name = os.environ.get("SAFESH_BACKEND", "")
+    if name and name not in BACKENDS:
+        raise ConfigError(
+            f"{name!r} is no backend", place="SAFESH_BACKEND", hint="use cgroup, subreaper or posix, or unset it"
+        )
+    return name
+
+
+if sys.platform == "linux" and forced_backend() != "posix":
+    from safesh._platform.linux import (
+        Handle,
+        Info,
+        become_subreaper,
+        boot_id,
+        cmdline,
+        environ,
+        info,
+        is_subreaper,
+        oom_kills,
+        open_handle,
+        scan,
+        set_name,
+        set_pdeathsig,
+        start_time,
+    )
+else:
+    from safesh._platform.posix import (  # type: ignore[assignment]
+        Handle,
+        Info,
+        become_subreaper,
+        boot_id,
+        cmdline,
+        environ,
+        info,
+        is_subreaper,
+        oom_kills,
+        open_handle,
+        scan,
+        set_name,
+        set_pdeathsig,
+        start_time,
+    )
+
+__all__ = [
+    "BACKENDS",
+    "Handle",
+    "Info",
+    "become_subreaper",
+    "boot_id",
+    "cmdline",
+    "environ",
+    "forced_backend",
+    "info",
+    "is_subreaper",
+    "oom_kills",
+    "open_handle",
+    "scan",
+    "set_name",
+    "set_pdeathsig",
+    "start_time",
+]

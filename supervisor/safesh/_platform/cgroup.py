@@ -1,0 +1,133 @@
+"""A cgroup v2 group of our own (kernel's admin-guide/cgroup-v2.rst), where one can be made."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+
+from safesh._platform import linux
+
+PREFIX = "safesh-"
+
+
+def find_parent() -> tuple[str, str]:
+    """(the folder of our own v2 group, ""), or ("", why there is none to build in)."""
+    own = ""
+    for line in linux._read("/proc/self/cgroup").decode("utf-8", "replace").splitlines():
+        if line.startswith("0::"):
+            own = line[3:]
+    if not own:
+        return "", "this process is in no cgroup v2 hierarchy"
+    for line in linux._read("/proc/self/mountinfo").decode("utf-8", "replace").splitlines():
+        left, dash, right = line.partition(" - ")
+        if not dash or right.split(" ", 1)[0] != "cgroup2":
+            continue
+        fields = left.split(" ")
+        root, mount = fields[3], fields[4].replace("\\040", " ")
+        # A bind of a part of the hierarchy shows only what lies below its root.
+        inside = own if root == "/" else own.removeprefix(root)
+        if root != "/" and not own.startswith(root):
+            continue
+        path = os.path.normpath(mount + inside)
+        if ".." in own or not os.path.isdir(path):
+            return "", f"our cgroup {own} is not visible under {mount}"
+        if not os.access(path, os.W_OK) or not os.access(os.path.join(path, "cgroup.procs"), os.W_OK):
+            return "", f"{path} is not writable for us"
+        return path, ""
+    return "", "no cgroup v2 file system is mounted"
+
+
+class Group:
+    """One cgroup, ours alone, and whatever its members made below it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, name: str) -> Group | None:
+        """A new group under our own, or None where none can be made that kills and freezes (Linux 5.14)."""
+        parent, _why = find_parent()
+        if not parent:
+            return None
+        path = os.path.join(parent, PREFIX + name)
+        try:
+            os.mkdir(path, 0o755)
+        except OSError:
+            return None
+        group = cls(path)
+        if not os.path.exists(os.path.join(path, "cgroup.kill")):
+            group.remove()
+            return None
+        return group
+
+    def join(self) -> None:
+        """Move the calling process in; call it between fork and exec."""
+        self._write(self.path, "cgroup.procs", b"0")
+
+    def _write(self, folder: str, name: str, data: bytes) -> None:
+        fd = os.open(os.path.join(folder, name), os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, data)
+        finally:
+            os.close(fd)
+
+    def _folders(self) -> list[str]:
+        """This group and those below it, the deepest first."""
+        return [folder for folder, _dirs, _files in os.walk(self.path, topdown=False)]
+
+    def pids(self) -> list[int]:
+        """Members, zombies not counted."""
+        found: list[int] = []
+        for folder in self._folders():
+            found += (int(word) for word in linux._read(os.path.join(folder, "cgroup.procs")).split() if word != b"0")
+        return found
+
+    def populated(self) -> bool:
+        return b"populated 1" in linux._read(os.path.join(self.path, "cgroup.events"))
+
+    def freeze(self, timeout: float) -> bool:
+        """Stop every member, new ones too; True once the kernel says all are (within ``timeout`` seconds)."""
+        try:
+            self._write(self.path, "cgroup.freeze", b"1")
+            fd = os.open(os.path.join(self.path, "cgroup.events"), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            watch = select.poll()
+            watch.register(fd, select.POLLPRI)  # "a file modified event is generated on state change"
+            deadline = linux.time.monotonic() + timeout
+            while b"frozen 1" not in os.pread(fd, 4096, 0):
+                left = deadline - linux.time.monotonic()
+                if left <= 0 or not watch.poll(left * 1000):
+                    return b"frozen 1" in os.pread(fd, 4096, 0)
+            return True
+        finally:
+            os.close(fd)
+
+    def thaw(self) -> None:
+        try:
+            self._write(self.path, "cgroup.freeze", b"0")
+        except OSError:
+            pass
+
+    def kill(self) -> bool:
+        """SIGKILL to every member at once, safe against forks (cgroup.kill)."""
+        try:
+            self._write(self.path, "cgroup.kill", b"1")
+        except OSError:
+            return False
+        return True
+
+    def remove(self) -> bool:
+        """Remove the folders; False while something is left in them."""
+        for folder in self._folders():
+            try:
+                os.rmdir(folder)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise
+                return False
+        return True

@@ -1,0 +1,230 @@
+"""Linux: /proc, pidfds and prctl(2)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import time
+
+from safesh._platform.base import Info, PlainHandle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+else:
+    import _signal
+
+_PR_SET_PDEATHSIG = 1  # numbers from linux/prctl.h; see prctl(2)
+_PR_SET_NAME = 15
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_GET_CHILD_SUBREAPER = 37
+
+_TICK = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def boot_id() -> str:
+    """``<boot id>/<inode of our pid namespace>`` (random(4), pid_namespaces(7))."""
+    global _boot
+    if not _boot:
+        boot = _read("/proc/sys/kernel/random/boot_id").decode().strip()
+        try:
+            space = os.stat("/proc/self/ns/pid").st_ino
+        except OSError:
+            space = 0
+        _boot = f"{boot}/{space}"
+    return _boot
+
+
+_boot = ""
+
+
+def _read(path: str) -> bytes:
+    """The whole of a /proc file, b"" when it is gone or closed to us."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise  # "gone" and "cannot look" must never be mixed up
+        return b""
+    try:
+        chunks = []
+        while chunk := os.read(fd, 65536):
+            chunks.append(chunk)
+        return b"".join(chunks)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def _parse(pid: int, stat: bytes) -> Info | None:
+    # proc_pid_stat(5): the name is in parentheses and may hold any byte, so the fields count from the last one.
+    head, _, tail = stat.rpartition(b")")
+    fields = tail.split()
+    if len(fields) < 22:
+        return None
+    return Info(
+        pid,
+        int(fields[1]),
+        int(fields[2]),
+        int(fields[3]),
+        fields[0].decode(),
+        int(fields[19]),
+        command=head.partition(b"(")[2].decode("utf-8", "replace"),
+        cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICK,
+        memory_bytes=int(fields[21]) * _PAGE,
+    )
+
+
+def info(pid: int) -> Info | None:
+    """One process with owner and start in wall time; None when it is gone."""
+    found = _parse(pid, _read(f"/proc/{pid}/stat"))
+    if found is not None:
+        try:
+            found.uid = os.stat(f"/proc/{pid}").st_uid
+        except OSError:
+            return None
+        found.started_at = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + found.start / _TICK
+    return found
+
+
+def start_time(pid: int) -> int | None:
+    """Clock ticks since boot (proc_pid_stat(5) field 22)."""
+    found = _parse(pid, _read(f"/proc/{pid}/stat"))
+    return None if found is None else found.start
+
+
+def scan() -> dict[int, Info]:
+    """Every visible process, by pid, without owner and wall time."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            pid = int(name)
+            one = _parse(pid, _read(f"/proc/{name}/stat"))
+            if one is not None:
+                found[pid] = one
+    return found
+
+
+def cmdline(pid: int) -> list[str]:
+    """argv, empty for kernel threads, zombies and processes closed to us."""
+    data = _read(f"/proc/{pid}/cmdline")
+    if not data:
+        return []
+    return data.removesuffix(b"\0").decode("utf-8", "replace").split("\0")
+
+
+def environ(pid: int) -> dict[str, str] | None:
+    """The environment a process was started with; None when closed to us or gone."""
+    data = _read(f"/proc/{pid}/environ")
+    if not data:
+        return None
+    pairs = (item.partition("=") for item in data.decode("utf-8", "replace").split("\0"))
+    return {key: value for key, equals, value in pairs if equals}
+
+
+def _prctl(option: int, argument: int) -> int:
+    """prctl(2) with one argument; -1 on failure.
+
+    ``_ctypes`` alone: the package around it would cost each long-lived process 5 ms and 600 KiB.
+    """
+    try:
+        from _ctypes import call_function, dlopen, dlsym  # type: ignore[import-not-found]
+
+        address = dlsym(dlopen(None, 0), "prctl")
+        result: int = call_function(address, (option, argument, 0, 0, 0))
+    except (ImportError, AttributeError, TypeError):
+        import ctypes
+
+        result = ctypes.CDLL(None).prctl(option, ctypes.c_ulong(argument), 0, 0, 0)
+    return result
+
+
+def become_subreaper() -> bool:
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 1) == 0
+
+
+def drop_subreaper() -> bool:
+    return _prctl(_PR_SET_CHILD_SUBREAPER, 0) == 0
+
+
+def is_subreaper() -> bool:
+    """Whether the bit is set, by us or by whoever exec'ed us (it survives execve, prctl(2))."""
+    import ctypes
+
+    answer = ctypes.c_int(0)
+    done: int = ctypes.CDLL(None).prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer), 0, 0, 0)
+    return done == 0 and answer.value == 1
+
+
+def set_pdeathsig(signal: int) -> bool:
+    return _prctl(_PR_SET_PDEATHSIG, signal) == 0
+
+
+def set_name(name: str) -> None:
+    """The name that ps and top show (15 bytes, PR_SET_NAME); /proc/self/comm is the same thing as a file."""
+    try:
+        with open("/proc/self/comm", "wb", buffering=0) as comm:
+            comm.write(name.encode()[:15])
+    except OSError:
+        pass
+
+
+def oom_kills() -> int | None:
+    """The ``oom_kill`` line of /proc/vmstat: out-of-memory kills since boot, those of cgroups included."""
+    for line in _read("/proc/vmstat").splitlines():
+        if line.startswith(b"oom_kill "):
+            return int(line.split()[1])
+    return None
+
+
+class Handle:
+    """A pidfd (pidfd_open(2)): it names one process for ever, so a reused pid is never signalled."""
+
+    def __init__(self, pid: int, start: int, fd: int) -> None:
+        self.pid = pid
+        self.start = start
+        self._fd = fd
+
+    def fileno(self) -> int:
+        """Readable once the process has ended, reaped or not."""
+        return self._fd
+
+    def alive(self) -> bool:
+        watch = select.poll()
+        watch.register(self._fd, select.POLLIN)
+        return not watch.poll(0)
+
+    def send(self, signal: int) -> bool:
+        """True when sent, False when the process is gone; PermissionError when it may not be signalled."""
+        try:
+            _signal.pidfd_send_signal(self._fd, signal)
+        except ProcessLookupError:
+            return False
+        return True
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def open_handle(pid: int, start: int) -> Handle | PlainHandle | None:
+    """A handle of the process with this pid and start time; None when there is none any more.
+
+    Without a descriptor to spare, or on a kernel before 5.3, the handle checks the start time instead.
+    """
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+    except OSError:
+        return PlainHandle(pid, start, info) if start_time(pid) == start else None
+    handle = Handle(pid, start, fd)
+    # The pid may have passed to another process before the open; it cannot any more.
+    if start_time(pid) != start:
+        handle.close()
+        return None
+    return handle

@@ -1,0 +1,1 @@
+"""The one way to start and to end processes."""

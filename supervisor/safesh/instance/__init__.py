@@ -1,0 +1,1 @@
+"""Exactly one, and who it is: lock, pid file, status record, strays."""

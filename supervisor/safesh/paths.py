@@ -1,0 +1,184 @@
+"""Where files lie, and the only ways they are opened: private, owned, never through a symlink.
+
+``$SAFESH_HOME``, else ``$XDG_STATE_HOME/safesh``, else ``~/.local/state/safesh``; below it one
+folder per project, 0700, its files 0600.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from safesh.errors import StateError, UsageError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from safesh.model import TargetSpec
+
+_NAME_LIMIT = 80  # a Unix socket's path ends in this name; sun_path holds 108 bytes (unix(7))
+
+
+def state_home() -> str:
+    """The folder of all projects, absolute; it need not exist."""
+    home = os.environ.get("SAFESH_HOME")
+    if not home:
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        home = os.path.join(base, "safesh")
+    return os.path.abspath(home)
+
+
+def check_name(name: str, what: str) -> str:
+    """``name`` itself when it can be a file's name in our folder; UsageError otherwise."""
+    good = name and len(name) <= _NAME_LIMIT and name[0] not in ".-" and name.isprintable()
+    if not good or any(letter in "/\\\0" or letter.isspace() for letter in name):
+        raise UsageError(
+            f"{name!r} cannot name {what}",
+            hint=f"use 1 to {_NAME_LIMIT} letters, digits, '.', '_' and '-', the first a letter or digit",
+        )
+    return name
+
+
+def project_dir(project: str) -> str:
+    """The project's folder, made when missing, checked to be ours and closed to others."""
+    home = state_home()
+    check_name(project, "a project")
+    path = os.path.join(home, project)
+    try:
+        os.makedirs(home, mode=0o700, exist_ok=True)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            pass
+        info = os.lstat(path)
+    except OSError as error:
+        raise StateError(
+            f"the state folder cannot be made: {error.strerror}",
+            place=error.filename or path,
+            hint="free the path, or set SAFESH_HOME to a folder of yours",
+        ) from None
+    _check_folder(path, info)
+    return path
+
+
+def _check_folder(path: str, info: os.stat_result) -> None:
+    if stat.S_ISLNK(info.st_mode):
+        raise StateError("is a symlink, which is not trusted", place=path, hint=f"remove it: rm {path}")
+    if not stat.S_ISDIR(info.st_mode):
+        raise StateError("is not a folder", place=path, hint="move it away, or set SAFESH_HOME")
+    if info.st_uid != os.geteuid():
+        raise StateError(
+            f"belongs to user {info.st_uid}, not to you ({os.geteuid()})",
+            place=path,
+            hint="set SAFESH_HOME to a folder of yours",
+        )
+    if info.st_mode & 0o077:
+        os.chmod(path, 0o700)
+
+
+class InstancePaths:
+    """The files of one instance (and of its targets) in the project's folder."""
+
+    def __init__(self, folder: str, instance: str, lock_file: str = "", pid_file: str = "") -> None:
+        self.folder = folder
+        self.instance = instance
+        base = os.path.join(folder, check_name(instance, "an instance"))
+        self.lock = lock_file or base + ".lock"
+        self.pid = pid_file or base + ".pid"
+        self.record = base + ".json"
+        self.socket = base + ".sock"
+        self.events = os.path.join(folder, "events.jsonl")
+
+    @classmethod
+    def of(cls, spec: TargetSpec) -> InstancePaths:
+        """The paths of the instance that ``spec`` runs in."""
+        return cls(project_dir(spec.project), spec.instance, spec.lock_file, spec.pid_file)
+
+    def log(self, target: str) -> str:
+        return os.path.join(self.folder, check_name(target, "a target") + ".log")
+
+
+def open_private(path: str, flags: int, mode: int = 0o600) -> int:
+    """A descriptor of a regular file that is ours: no symlink followed, not inherited, owner checked.
+
+    StateError names the file when it is anything else; FileNotFoundError passes through.
+    """
+    try:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, mode)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _cannot_use(path, error) from None
+    info = os.fstat(fd)
+    problem = ""
+    if not stat.S_ISREG(info.st_mode):
+        problem = "is not a regular file"
+    elif info.st_uid != os.geteuid():
+        problem = f"belongs to user {info.st_uid}, not to you ({os.geteuid()}), so it is not trusted"
+    if problem:
+        os.close(fd)
+        raise StateError(problem, place=path, hint=f"look at it, then remove it: rm {path}")
+    return fd
+
+
+def _cannot_use(path: str, error: OSError) -> StateError:
+    if error.errno == errno.ELOOP:
+        return StateError("is a symlink, which is not trusted", place=path, hint=f"remove it: rm {path}")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StateError("no space left", place=path, hint="free some space, or set SAFESH_HOME elsewhere")
+    return StateError(
+        f"cannot be opened: {error.strerror}", place=path, hint=f"look at it: ls -ld {path}"
+    )
+
+
+def read_private(path: str, limit: int = 4 * 1024 * 1024) -> str | None:
+    """The text of one of our files (undecodable bytes replaced), None when there is none."""
+    try:
+        fd = open_private(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return None
+    try:
+        chunks = []
+        while limit > 0 and (chunk := os.read(fd, min(limit, 1 << 16))):
+            chunks.append(chunk)
+            limit -= len(chunk)
+    finally:
+        os.close(fd)
+    return b"".join(chunks).decode("utf-8", "replace")
+
+
+def write_private(path: str, text: str) -> None:
+    """Replace ``path`` atomically: readers see the old text or the new, also after a crash."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    data = text.encode()
+    try:
+        # A leftover of a crashed writer with our pid: nobody else writes under this name.
+        try:
+            os.unlink(temporary)
+        except FileNotFoundError:
+            pass
+        fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    except FileNotFoundError as error:
+        raise StateError("its folder is gone", place=path, hint="start again, which makes it") from error
+    except OSError as error:
+        raise _cannot_use(path, error) from None
+    try:
+        try:
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except OSError as error:
+        remove(temporary)
+        raise _cannot_use(path, error) from None
+
+
+def remove(path: str) -> None:
+    """Unlink ``path``; it may be gone already."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise _cannot_use(path, error) from None

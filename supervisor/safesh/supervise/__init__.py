@@ -1,0 +1,1 @@
+"""Holding one target: the state machine, restarts, the log, the loop."""
