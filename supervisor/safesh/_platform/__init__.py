@@ -7,8 +7,12 @@ The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen
 - ``info(pid) -> Info | None`` and ``scan() -> dict[int, Info]``: one process, or every visible one.
 - ``cmdline(pid) -> list[str]`` (empty when unreadable), ``environ(pid) -> dict | None``.
 - ``open_handle(pid, start) -> Handle | None``: a handle of exactly that process, None when it is gone.
+- ``plain_handle(pid, start)``: the same without a descriptor. ``HAS_SUBREAPER``: whether orphans stay with us.
 - ``become_subreaper() -> bool``, ``is_subreaper() -> bool``: orphans below us re-parent to us (prctl(2)).
 - ``set_pdeathsig(sig) -> bool``, ``set_name(name)``: prctl(2); no-ops where there is none.
+- ``SignalSource(numbers)``: blocked or handled signals with ``fileno()`` to poll, ``read() -> list[int]``, ``close()``.
+- ``reopen(fd, flags) -> int``: an open file description of our own for somebody's terminal or pipe.
+- ``tee(source, sink, length) -> int``: see a pipe's bytes without taking them (tee(2)); -1 where there is none.
 - ``oom_kills() -> int | None``: how often the kernel's out-of-memory killer has acted since boot.
 
 Backends, best first: ``cgroup`` (a cgroup v2 group of our own), ``subreaper``, ``posix``
@@ -43,8 +47,10 @@ def forced_backend() -> str:
 
 if sys.platform == "linux" and forced_backend() != "posix":
     from safesh._platform.linux import (
+        HAS_SUBREAPER,
         Handle,
         Info,
+        SignalSource,
         become_subreaper,
         boot_id,
         cmdline,
@@ -53,15 +59,21 @@ if sys.platform == "linux" and forced_backend() != "posix":
         is_subreaper,
         oom_kills,
         open_handle,
+        plain_handle,
+        reopen,
         scan,
         set_name,
         set_pdeathsig,
         start_time,
+        tee,
     )
 else:
+    from safesh._platform.base import reopen, tee
     from safesh._platform.posix import (  # type: ignore[assignment]
+        HAS_SUBREAPER,
         Handle,
         Info,
+        SignalSource,
         become_subreaper,
         boot_id,
         cmdline,
@@ -70,6 +82,7 @@ else:
         is_subreaper,
         oom_kills,
         open_handle,
+        plain_handle,
         scan,
         set_name,
         set_pdeathsig,
@@ -78,8 +91,10 @@ else:
 
 __all__ = [
     "BACKENDS",
+    "HAS_SUBREAPER",
     "Handle",
     "Info",
+    "SignalSource",
     "become_subreaper",
     "boot_id",
     "cmdline",
@@ -89,8 +104,11 @@ __all__ = [
     "is_subreaper",
     "oom_kills",
     "open_handle",
+    "plain_handle",
+    "reopen",
     "scan",
     "set_name",
     "set_pdeathsig",
     "start_time",
+    "tee",
 ]

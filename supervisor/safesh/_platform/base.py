@@ -21,7 +21,7 @@ class Info:
     """
 
     __slots__ = (
-        "command", "cpu_seconds", "memory_bytes", "pgid", "pid", "ppid", "sid", "start", "started_at", "state", "uid"
+        "command", "cpu_seconds", "memory_bytes", "pgid", "pid", "ppid", "sid", "start", "started_at", "state", "threads", "uid"
     )  # fmt: skip
 
     def __init__(
@@ -38,6 +38,7 @@ class Info:
         cpu_seconds: float = 0.0,
         memory_bytes: int = 0,
         started_at: float = 0.0,
+        threads: int = 1,
     ) -> None:
         self.pid = pid
         self.ppid = ppid
@@ -50,11 +51,12 @@ class Info:
         self.cpu_seconds = cpu_seconds
         self.memory_bytes = memory_bytes
         self.started_at = started_at
+        self.threads = threads
 
     @property
     def dead(self) -> bool:
-        """A zombie, or being released: nothing left to signal."""
-        return self.state in "ZX"
+        """A zombie, or being released: nothing left to signal. A leader that ended before its threads is not dead."""
+        return self.state in "ZX" and self.threads <= 1
 
 
 class PlainHandle:
@@ -85,6 +87,19 @@ class PlainHandle:
 
     def close(self) -> None:
         pass
+
+
+def reopen(fd: int, flags: int) -> int:
+    """A descriptor of the terminal behind ``fd`` with an open file description of its own.
+
+    OSError where there is no second way to it; pipes have none here.
+    """
+    return os.open(os.ttyname(fd), flags | os.O_NOCTTY | os.O_CLOEXEC)
+
+
+def tee(_source: int, _sink: int, _length: int) -> int:
+    """-1: bytes of a pipe cannot be looked at without taking them (see ``linux.tee``)."""
+    return -1
 
 
 # Python's own start-up ignores these two; a program that we start must not inherit that.

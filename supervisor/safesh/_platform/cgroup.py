@@ -86,6 +86,13 @@ class Group:
     def populated(self) -> bool:
         return b"populated 1" in linux._read(os.path.join(self.path, "cgroup.events"))
 
+    def oom_kills(self) -> int:
+        """The ``oom_kill`` line of memory.events; 0 where the memory controller is not enabled."""
+        for line in linux._read(os.path.join(self.path, "memory.events")).splitlines():
+            if line.startswith(b"oom_kill "):
+                return int(line.split()[1])
+        return 0
+
     def freeze(self, timeout: float) -> bool:
         """Stop every member, new ones too; True once the kernel says all are (within ``timeout`` seconds)."""
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import sys
 import time
 
 from safesh._platform.base import Info, PlainHandle
@@ -12,6 +13,7 @@ from safesh._platform.base import Info, PlainHandle
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
+    from typing import Iterable
 else:
     import _signal
 
@@ -19,6 +21,8 @@ _PR_SET_PDEATHSIG = 1  # numbers from linux/prctl.h; see prctl(2)
 _PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
+
+HAS_SUBREAPER = True
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -75,6 +79,7 @@ def _parse(pid: int, stat: bytes) -> Info | None:
         command=head.partition(b"(")[2].decode("utf-8", "replace"),
         cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICK,
         memory_bytes=int(fields[21]) * _PAGE,
+        threads=int(fields[17]),
     )
 
 
@@ -140,6 +145,41 @@ def _prctl(option: int, argument: int) -> int:
 
         result = ctypes.CDLL(None).prctl(option, ctypes.c_ulong(argument), 0, 0, 0)
     return result
+
+
+def tee(source: int, sink: int, length: int) -> int:
+    """tee(2): up to ``length`` bytes of one pipe into another, without taking them; never waits.
+
+    The number of bytes, 0 at the end of file, -1 where nothing is there, or there is no room, or no tee.
+    """
+    global _tee
+    try:
+        from _ctypes import call_function, dlopen, dlsym
+
+        if not _tee:
+            _tee = dlsym(dlopen(None, 0), "tee")
+        result: int = call_function(_tee, (source, sink, length, _SPLICE_F_NONBLOCK))
+    except (ImportError, AttributeError, TypeError, OSError):
+        return -1
+    return result
+
+
+_tee = 0
+_SPLICE_F_NONBLOCK = 2  # splice(2)
+
+
+def reopen(fd: int, flags: int) -> int:
+    """A descriptor of the terminal or pipe behind ``fd`` with an open file description of its own (proc_pid_fd(5)).
+
+    OSError where there is no second way to it.
+    """
+    try:
+        return os.open(f"/proc/self/fd/{fd}", flags | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        # After su(1) the terminal's file belongs to somebody else, but /dev/tty is anybody's. tcgetpgrp(3)
+        # answers for the controlling terminal only, so this is the same one.
+        os.tcgetpgrp(fd)
+        return os.open("/dev/tty", flags | os.O_NOCTTY | os.O_CLOEXEC)
 
 
 def become_subreaper() -> bool:
@@ -211,6 +251,11 @@ class Handle:
             self._fd = -1
 
 
+def plain_handle(pid: int, start: int) -> PlainHandle:
+    """A handle that needs no descriptor: pid and start time, checked before each signal."""
+    return PlainHandle(pid, start, info)
+
+
 def open_handle(pid: int, start: int) -> Handle | PlainHandle | None:
     """A handle of the process with this pid and start time; None when there is none any more.
 
@@ -228,3 +273,45 @@ def open_handle(pid: int, start: int) -> Handle | PlainHandle | None:
         handle.close()
         return None
     return handle
+
+
+class SignalSource:
+    """Signals as something to poll: they are blocked, and read from a signalfd(2).
+
+    A handler would swallow a real SIGSEGV of ours for ever; a blocked one still ends the process.
+    """
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        from _ctypes import call_function, dlopen, dlsym  # a kernel before signalfd is one before pidfds
+
+        wanted = set(numbers)
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, wanted)
+        mask = sum(1 << (number - 1) for number in wanted).to_bytes(128, sys.byteorder)  # sigset_t is 1024 bits
+        flags = os.O_NONBLOCK | os.O_CLOEXEC  # SFD_NONBLOCK and SFD_CLOEXEC have the same values
+        self._fd: int = call_function(dlsym(dlopen(None, 0), "signalfd"), (-1, mask, flags))
+        if self._fd < 0:
+            raise OSError(errno.EMFILE, "signalfd: no descriptor left")
+        self._own = os.getpid()
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def read(self) -> list[int]:
+        """Numbers of the signals that have arrived since the last call.
+
+        What our own system calls raised (SIGPIPE, SIGXFSZ carry our own pid) is nobody's message and is left out.
+        """
+        found = []
+        try:
+            while data := os.read(self._fd, 128 * 32):
+                for at in range(0, len(data), 128):
+                    number = int.from_bytes(data[at : at + 4], sys.byteorder)  # ssi_signo
+                    sender = int.from_bytes(data[at + 12 : at + 16], sys.byteorder)  # ssi_pid
+                    if sender != self._own:
+                        found.append(number)
+        except BlockingIOError:
+            pass
+        return found
+
+    def close(self) -> None:
+        os.close(self._fd)

@@ -1,0 +1,38 @@
+"""What ``start`` becomes: ``hold.py FD INSTANCE`` reads its plan from FD and supervises until it is over.
+
+Executed as a file, without ``site``, with nothing in memory that the front end needed.
+"""
+
+import os
+import sys
+
+if not __package__:
+    sys.path[0] = __file__.rpartition("/safesh/")[0]
+
+from safesh import wire
+from safesh.supervise.supervisor import Plan, Supervisor
+
+
+def hold(fd: int) -> int:
+    """Supervise the plan that waits in the pipe ``fd``; the exit status of ``start``."""
+    data = b""
+    while chunk := os.read(fd, 65536):
+        data += chunk
+    os.close(fd)
+    plan = Plan.from_dict(wire.loads(data.decode()))
+    for number in (plan.lock, plan.stdin, plan.echo, plan.notify):
+        if number > 2:
+            os.set_inheritable(number, False)
+    return Supervisor(plan, tell if plan.mode == "foreground" else lambda _line: None).run()
+
+
+def tell(line: str) -> None:
+    """One line for the person at the terminal, on stderr; gone with it."""
+    try:
+        os.write(2, f"safesh: {line}\n".encode(errors="backslashreplace"))
+    except OSError:
+        pass
+
+
+if __name__ == "__main__":
+    os._exit(hold(int(sys.argv[1])))

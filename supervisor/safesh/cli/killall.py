@@ -1,0 +1,15 @@
+"""``kill-all``: end everything that safesh holds or has left behind."""
+
+from __future__ import annotations
+
+from safesh.cli import stop, targets
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def run(args: dict[str, Any]) -> int:
+    """0 zero survivors, 1 survivors, 2 not confirmed. Never itself, its ancestors, or other users' processes."""
+    config = targets.open_config(args)
+    return stop.end(targets.list_instances(config), args, named=[], verb="Kill")

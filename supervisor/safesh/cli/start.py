@@ -1,0 +1,73 @@
+"""``start``: run a target, here or detached."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from safesh import config as configs
+from safesh.cli import render, targets
+from safesh.errors import UsageError
+from safesh.supervise import launch
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from safesh.config import Config
+    from safesh.model import TargetSpec
+
+
+def run(args: dict[str, Any]) -> int:
+    """Start ``target``; in the foreground this process becomes its supervisor and does not return."""
+    spec, specs = pick(args)
+    if args["replace"] and not args["force"]:
+        _confirm_replacing(spec, specs)
+    if not args["detach"]:
+        stdin = 0 if not os.isatty(0) else -1
+        launch.run_foreground(spec, specs, replace=args["replace"], echo=1, stdin=stdin)
+    ready = launch.run_detached(spec, specs, replace=args["replace"])
+    if args["json"]:
+        from safesh import wire
+
+        print(wire.dumps({"v": 1, "target": spec.name, "instance": spec.instance, **ready}))
+    else:
+        print(f"{render.style(spec.name, 'name')} runs (pid {ready['pid']}), log {ready['log']}")
+    sys.stdout.flush()
+    return 0
+
+
+def pick(args: dict[str, Any]) -> tuple[TargetSpec, list[TargetSpec]]:
+    """(what to start, all targets of the config)."""
+    name = args["target"]
+    config = targets.open_config(args)
+    if args["command"]:
+        return configs.ad_hoc(name, args["command"]), []
+    if config is None:
+        raise UsageError(
+            "no safe.toml here or in any folder above",
+            hint="go to your project, name one with --config FILE, or run something by name: safe.sh start NAME -- CMD",
+        )
+    if not name:
+        name = _only_target(config)
+    return configs.resolve(config, name), list(config.targets.values())
+
+
+def _only_target(config: Config) -> str:
+    names = list(config.targets)
+    if len(names) == 1:
+        return names[0]
+    raise UsageError("which target?", place=config.path, hint=f"safe.sh start {'|'.join(names)}")
+
+
+def _confirm_replacing(spec: TargetSpec, specs: list[TargetSpec]) -> None:
+    from safesh.cli.confirm import confirm
+    from safesh.instance.view import look
+    from safesh.paths import InstancePaths
+
+    mine = [one for one in specs if one.instance == spec.instance] or [spec]
+    found = look(InstancePaths.of(spec), mine, tree=False).strays
+    if found:
+        print(render.members(found))
+        if not confirm(f"End {len(found)} of them, then start {spec.name}?"):
+            raise UsageError("nothing was ended or started")

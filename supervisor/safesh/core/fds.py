@@ -1,0 +1,30 @@
+"""Descriptors across a fork that is not followed by an exec."""
+
+from __future__ import annotations
+
+import os
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Iterable
+
+
+def close_all_except(keep: Iterable[int]) -> None:
+    """Close every descriptor above 2 but these.
+
+    A forked helper that kept the lifeline's writing end would hide the supervisor's death from the keeper.
+    """
+    lowest = 3
+    for fd in sorted({fd for fd in keep if fd > 2}):
+        os.closerange(lowest, fd)
+        lowest = fd + 1
+    os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
+
+
+def point_stdio_at_null() -> None:
+    """Let go of the terminal, or of whatever 0, 1 and 2 were."""
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)

@@ -1,0 +1,297 @@
+"""The keeper: parent and subreaper of one run, and its undertaker when the supervisor vanishes.
+
+One keeper a run, forked by the supervisor. It holds the lock's descriptor, so nobody can start a second
+instance before the tree is empty, and the reading end of a lifeline pipe: end of file there means that the supervisor
+is gone, however it went. It wakes for a child's end and for the lifeline, and for nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+
+from safesh import _platform, wire
+from safesh.clock import monotonic
+from safesh.core import fds, kill, reap
+from safesh.core.contain import Tree, make_group
+from safesh.core.spawn import spawn
+from safesh.errors import SafeshError
+from safesh.model import ExitInfo, StopPolicy, Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Any, Callable, NoReturn
+
+    from safesh._platform import Handle
+    from safesh.model import TargetSpec
+else:
+    import _signal
+
+
+class Run:
+    """What a keeper needs to know about the run it is to hold."""
+
+    def __init__(
+        self,
+        spec: TargetSpec,
+        run_id: str,
+        env: dict[str, str],
+        stdin: int,
+        output: tuple[int, int],
+        keep_open: list[int],
+        on_orphaned: Callable[[ExitInfo | None, Verdict, int], None],
+    ) -> None:
+        """output: both ends of the log's pipe; keep_open: the lock's descriptor and the like.
+
+        on_orphaned(exit of the main process, verdict, log pipe) runs in the keeper after it has ended
+        the tree of a supervisor that vanished.
+        """
+        self.spec = spec
+        self.run_id = run_id
+        self.env = env
+        self.stdin = stdin
+        self.output = output
+        self.keep_open = keep_open
+        self.on_orphaned = on_orphaned
+
+
+class KeeperLink:
+    """The supervisor's end: the keeper's handle, its reports, and the lifeline."""
+
+    def __init__(self, pid: int, handle: Handle, report: int, lifeline: int) -> None:
+        self.pid = pid
+        self.handle = handle
+        self.report = report
+        self._lifeline = lifeline
+        self._partial = b""
+
+    def read(self) -> tuple[list[dict[str, Any]], bool]:
+        """(whole messages that have arrived, whether more can come)."""
+        more = True
+        try:
+            while True:
+                chunk = os.read(self.report, 65536)
+                if not chunk:
+                    more = False
+                    break
+                self._partial += chunk
+        except BlockingIOError:
+            pass
+        *lines, self._partial = self._partial.split(b"\n")
+        return [wire.loads(line.decode()) for line in lines if line], more
+
+    def end(self, policy: StopPolicy, *, now: bool = False) -> None:
+        """Ask the keeper to end the tree; said again with ``now`` it stops waiting and kills."""
+        self._send({"policy": policy.to_dict(), "now": now})
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            os.write(self._lifeline, wire.dumps(message).encode() + b"\n")
+        except BrokenPipeError:
+            pass  # the keeper is gone; its report's end of file tells the loop
+
+    def close(self) -> None:
+        os.close(self.report)
+        os.close(self._lifeline)
+        self.handle.close()
+
+
+def start_keeper(run: Run) -> KeeperLink:
+    """Fork the keeper of ``run``. OSError when there are no processes or descriptors left."""
+    lifeline_read, lifeline = os.pipe()
+    report, report_write = os.pipe()
+    parent = os.getpid()
+    try:
+        pid = os.fork()
+    except OSError:
+        for fd in (lifeline_read, lifeline, report, report_write):
+            os.close(fd)
+        raise
+    if pid == 0:
+        _keep(run, lifeline_read, report_write, parent)
+    os.close(lifeline_read)
+    os.close(report_write)
+    os.set_blocking(report, False)
+    start = _platform.start_time(pid)
+    handle = _platform.open_handle(pid, start) if start is not None else None
+    # Our own unreaped child cannot be gone; without a descriptor the plain handle does.
+    return KeeperLink(pid, handle or _platform.plain_handle(pid, start or 0), report, lifeline)
+
+
+def _keep(run: Run, lifeline: int, report: int, parent: int) -> NoReturn:
+    code = 1
+    try:
+        keeper = _Keeper(run, lifeline, report, parent)
+        code = keeper.hold()
+    except BaseException as error:  # nobody above would ever see it
+        keeper_report(report, {"event": "broken", "message": f"{type(error).__name__}: {error}"})
+    finally:
+        os._exit(code)
+
+
+def keeper_report(fd: int, message: dict[str, Any]) -> None:
+    """One message to the supervisor, which may be gone."""
+    data = wire.dumps(message).encode() + b"\n"
+    try:
+        while data:
+            data = data[os.write(fd, data) :]
+    except OSError:
+        pass
+
+
+class _Keeper:
+    def __init__(self, run: Run, lifeline: int, report: int, parent: int) -> None:
+        self.run = run
+        self.lifeline = lifeline
+        self.report = report
+        self.parent = parent
+        self.orphaned = False
+        self.hurry = False
+        self.order: tuple[StopPolicy, bool] | None = None
+        self.main: tuple[int, int] | None = None
+        self.exit: ExitInfo | None = None
+        self.tree = Tree(run.run_id, os.getpid())
+        self._partial = b""
+        self.wake = -1
+        self.oom_before = _platform.oom_kills() or 0
+
+    def hold(self) -> int:
+        """The keeper's whole life; its exit status."""
+        self._settle()
+        if self.run.output[1] >= 0 and not self._spawn():
+            return 0
+        while self.exit is None and self.order is None and not self.orphaned:
+            self._wait([], None)
+        policy, now = self.order or (self.run.spec.stop, False)
+        verdict = kill.end_tree(self.tree, policy, main=self.main, wait=self._wait_ending, now=now)
+        self._collect()
+        verdict.target = self.run.spec.name
+        self._tell({"event": "gone", "verdict": verdict.to_dict()})
+        self._read_orders()
+        if self.orphaned:
+            self.run.on_orphaned(self.exit, verdict, self.run.output[0])
+        return 0
+
+    def _settle(self) -> None:
+        """Away from the terminal, deaf to everything but children and the lifeline."""
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
+        _signal.set_wakeup_fd(-1)
+        os.setsid()
+        _platform.set_name("safesh-keeper")
+        _platform.become_subreaper()
+        os.chdir("/")
+        run = self.run
+        fds.close_all_except([self.lifeline, self.report, run.stdin, *run.output, *run.keep_open])
+        self.wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
+        _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
+        _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        os.set_blocking(self.lifeline, False)
+        _signal.pthread_sigmask(_signal.SIG_UNBLOCK, [_signal.SIGCHLD])
+
+    def _spawn(self) -> bool:
+        run = self.run
+        self._read_orders()
+        if self.orphaned:
+            return False
+        group = make_group(run.run_id)
+        self.tree.group = group
+        try:
+            pid = spawn(
+                run.spec.command,
+                cwd=run.spec.cwd,
+                env=run.env,
+                stdio=(run.stdin, run.output[1], run.output[1]),
+                session="new",
+                before_exec=group.join if group is not None else None,
+            )
+        except SafeshError as error:
+            self.tree.remove_group()
+            failure = {"event": "refused", "code": error.exit_code, "message": error.message}
+            self._tell({**failure, "place": error.place, "hint": error.hint})
+            return False
+        # The child cannot be reaped before we do it, so its start time is there to be read.
+        self.main = (pid, _platform.start_time(pid) or 0)
+        self.tree.adopt(*self.main)
+        os.close(run.output[1])
+        fds.point_stdio_at_null()
+        if run.stdin > 2:
+            os.close(run.stdin)
+        self._tell(
+            {"event": "spawned", "pid": pid, "start": self.main[1], "group": group.path if group is not None else ""}
+        )
+        return True
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        keeper_report(self.report, message)
+
+    def _wait_ending(self, handles: list[Handle], deadline: float) -> bool:
+        self._wait(handles, deadline)
+        hurry, self.hurry = self.hurry, False
+        return hurry
+
+    def _wait(self, handles: list[Handle], deadline: float | None) -> None:
+        """Sleep until a child ends, the supervisor speaks or vanishes, a handle fires or the deadline comes."""
+        watch = select.poll()
+        watch.register(self.wake, select.POLLIN)
+        if not self.orphaned:
+            watch.register(self.lifeline, select.POLLIN)
+        blind = False
+        for handle in handles:
+            if handle.fileno() >= 0:
+                watch.register(handle.fileno(), select.POLLIN)
+            else:
+                blind = True
+        if deadline is not None and monotonic() >= deadline:
+            watch.poll(0)
+        else:
+            watch.poll(None if deadline is None else kill.poll_milliseconds(deadline, blind))
+        self._collect()
+        self._read_orders()
+
+    def _collect(self) -> None:
+        """Reap everybody; the main process's end is told at once, before the rest of the tree is dealt with."""
+        try:
+            while os.read(self.wake, 4096):
+                pass
+        except BlockingIOError:
+            pass
+        for pid, status, usage in reap.reap_all():
+            if self.main is not None and pid == self.main[0] and self.exit is None:
+                self.exit = reap.read_status(status, usage)
+                self._tell_memory_apart(self.exit)
+                self._tell({"event": "exited", "exit": self.exit.to_dict()})
+
+    def _tell_memory_apart(self, end: ExitInfo) -> None:
+        """A SIGKILL that nobody here sent, while the kernel's out-of-memory killer was at work, was its doing."""
+        if end.signal != "SIGKILL" or self.order is not None or self.orphaned:
+            return
+        group = self.tree.group
+        if group is not None and group.oom_kills():
+            end.cause = "killed by the kernel: the run's memory limit was reached (out of memory)"
+        elif (_platform.oom_kills() or 0) > self.oom_before:
+            end.cause = "killed by SIGKILL while the kernel was killing for lack of memory (out of memory)"
+
+    def _read_orders(self) -> None:
+        while not self.orphaned:
+            try:
+                chunk = os.read(self.lifeline, 65536)
+            except BlockingIOError:
+                break
+            if not chunk:
+                self.orphaned = True
+            self._partial += chunk
+        *lines, self._partial = self._partial.split(b"\n")
+        for line in lines:
+            order = wire.loads(line.decode())
+            now = bool(order["now"])
+            if self.order is not None or now:
+                self.hurry = True
+            self.order = (StopPolicy.from_dict(order["policy"]), now)
+
+
+def _pipe() -> tuple[int, int]:
+    read, write = os.pipe()
+    os.set_blocking(read, False)
+    os.set_blocking(write, False)
+    return read, write

@@ -1,0 +1,196 @@
+"""Ending a tree: ask, wait, freeze, kill, verify, and say what happened.
+
+Finished means the tree is empty, not that its main process has gone.
+"""
+
+from __future__ import annotations
+
+import select
+
+from safesh.clock import monotonic
+from safesh.core import signals
+from safesh.core.contain import Tree, describe
+from safesh.model import Member, StopPolicy, Verdict
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Callable
+
+    from safesh._platform import Handle, Info
+
+    # wait(handles, deadline): return when one of them has ended, at the deadline (monotonic seconds), or with True
+    # when somebody is in a hurry.
+    Wait = Callable[[list[Handle], float], bool]
+else:
+    import _signal
+
+# After SIGKILL the kernel needs moments; a process that is still there then is one it cannot end now.
+KILL_SECONDS = 5.0
+_FREEZE_SECONDS = 0.5
+_STOP_PASSES = 50
+# Handles without a descriptor cannot be polled; only the portable backend, and trees of hundreds, have them.
+_LOOK_AGAIN = 0.05
+
+
+def wait_plainly(handles: list[Handle], deadline: float) -> bool:
+    """A ``Wait`` for callers that hold no children: poll the pidfds, hurry nobody."""
+    watch = select.poll()
+    blind = False
+    for handle in handles:
+        if handle.fileno() >= 0:
+            watch.register(handle.fileno(), select.POLLIN)
+        else:
+            blind = True
+    watch.poll(poll_milliseconds(deadline, blind))
+    return False
+
+
+def poll_milliseconds(deadline: float, blind: bool = False) -> float:
+    """What ``poll`` takes to wake at ``deadline``, or soon when some handle cannot be polled."""
+    left = max(0.0, deadline - monotonic())
+    if blind:
+        left = min(left, _LOOK_AGAIN)
+    return min(left * 1000 + 1, 2**31 - 1)
+
+
+class _Ending:
+    """One ending: what was tried on whom."""
+
+    def __init__(self, tree: Tree, policy: StopPolicy, wait: Wait) -> None:
+        self.tree = tree
+        self.policy = policy
+        self.wait = wait
+        self.asked: dict[tuple[int, int], Member] = {}
+        self.killed: dict[tuple[int, int], Member] = {}
+        self.denied: dict[tuple[int, int], str] = {}
+
+    def send(self, one: Info, signal: int) -> bool:
+        handle = self.tree.handles.get((one.pid, one.start))
+        if handle is None:
+            return False
+        try:
+            return handle.send(signal)
+        except PermissionError:
+            self.denied[(one.pid, one.start)] = "not permitted to signal it (it runs as another user)"
+            return False
+
+    def ask(self, one: Info, signal: int, reason: str) -> None:
+        key = (one.pid, one.start)
+        if key in self.asked:
+            return
+        line = describe(one, reason)
+        if self.send(one, signal):
+            self.asked[key] = line
+            if one.state == "T":  # a stopped process takes its signal only once it runs again
+                self.send(one, _signal.SIGCONT)
+
+    def ask_and_wait(self, main: tuple[int, int] | None, deadline: float) -> bool:
+        """Ask, then wait for an empty tree; False when the grace is over or somebody hurries."""
+        signal = signals.number(self.policy.signal)
+        label = signals.name(signal)
+        whole = self.policy.scope == "tree" or main is None
+        while True:
+            members = self.tree.look()
+            if not members:
+                if self.tree.is_empty():
+                    return True
+                if monotonic() >= deadline or self.wait([], min(deadline, monotonic() + _LOOK_AGAIN / 5)):
+                    return False
+                continue
+            if not whole and (main is None or main[0] not in members):
+                # The main process has gone: what it left behind gets the same chance in what is left of the grace.
+                whole = True
+            for one in members.values():
+                if whole or (one.pid, one.start) == main:
+                    self.ask(one, signal, label)
+            while handles := self.tree.living():
+                if monotonic() >= deadline or self.wait(handles, deadline):
+                    return self.tree.is_empty()
+                if not whole and main is not None and main not in [(h.pid, h.start) for h in self.tree.living()]:
+                    break
+
+    def kill(self, deadline: float) -> dict[int, Info]:
+        """Freeze, kill, wait, look again, until nobody is left or the deadline; the survivors."""
+        group = self.tree.group
+        while True:
+            if group is not None:
+                group.freeze(_FREEZE_SECONDS)
+            members = self._stop_all() if group is None else self.tree.look()
+            if not members:
+                if self.tree.is_empty() or monotonic() >= deadline:
+                    break
+                self.wait([], monotonic() + _LOOK_AGAIN / 5)
+                continue
+            for one in members.values():
+                key = (one.pid, one.start)
+                if key not in self.killed:
+                    line = describe(one, "SIGKILL")
+                    if self.send(one, _signal.SIGKILL):
+                        self.killed[key] = line
+                else:
+                    self.send(one, _signal.SIGKILL)
+            if group is not None:
+                group.kill()
+            while (handles := self.tree.living()) and monotonic() < deadline:
+                self.wait(handles, min(deadline, monotonic() + _FREEZE_SECONDS))
+            if monotonic() >= deadline:
+                break
+        if group is not None:
+            group.thaw()
+        return self.tree.look()
+
+    def _stop_all(self) -> dict[int, Info]:
+        """SIGSTOP until a pass finds no new member, so that nobody forks while the list is worked off."""
+        stopped: set[tuple[int, int]] = set()
+        members = self.tree.look()
+        for _ in range(_STOP_PASSES):
+            fresh = [one for one in members.values() if (one.pid, one.start) not in stopped]
+            if not fresh:
+                break
+            for one in fresh:
+                stopped.add((one.pid, one.start))
+                if len(members) > 1:
+                    self.send(one, _signal.SIGSTOP)
+            members = self.tree.look()
+        return members
+
+    def verdict(self, survivors: dict[int, Info], seconds: float) -> Verdict:
+        left = []
+        for one in survivors.values():
+            reason = self.denied.get((one.pid, one.start), "")
+            if not reason and one.state == "D":
+                reason = "in uninterruptible sleep (D): it ends when the kernel's I/O returns"
+            left.append(describe(one, reason or f"still there {KILL_SECONDS:.0f} s after SIGKILL"))
+        gone = {(one.pid, one.start) for one in survivors.values()}
+        return Verdict(
+            run_id=self.tree.run_id,
+            asked=list(self.asked.values()),
+            killed=[line for key, line in self.killed.items() if key not in gone],
+            survivors=left,
+            seconds=round(seconds, 3),
+        )
+
+
+def end_tree(
+    tree: Tree,
+    policy: StopPolicy,
+    *,
+    main: tuple[int, int] | None = None,
+    wait: Wait = wait_plainly,
+    now: bool = False,
+) -> Verdict:
+    """End every member of ``tree`` and return the verdict; success means zero survivors.
+
+    main: (pid, start) of the process that ``policy.scope == "main"`` asks first; now: kill without asking.
+    Takes at most ``policy.grace`` + ``KILL_SECONDS`` seconds, less when everybody cooperates.
+    """
+    started = monotonic()
+    ending = _Ending(tree, policy, wait)
+    survivors: dict[int, Info] = {}
+    if now or not ending.ask_and_wait(main, started + policy.grace):
+        survivors = ending.kill(monotonic() + KILL_SECONDS)
+    verdict = ending.verdict(survivors, monotonic() - started)
+    if verdict.ok:
+        tree.remove_group()
+    return verdict

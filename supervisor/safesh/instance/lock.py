@@ -1,0 +1,148 @@
+"""The instance's lock: held for life, never unlinked, and it says who holds it.
+
+The protocol is filelock's on Unix: flock(2) on a file that stays (unlinking it would split
+waiters over two inodes), so programs that use that library on the same path exclude us and are excluded. The library
+itself is not imported here: that would cost a start more than everything else it does.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import time
+
+from safesh import _platform, wire
+from safesh.clock import monotonic, wall
+from safesh.errors import StateError
+from safesh.paths import open_private, read_private
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from safesh.model import TargetSpec
+
+_HELD = (errno.EAGAIN, errno.EACCES)
+
+
+class Lock:
+    """A held lock. It lives as long as any process has the descriptor open (flock(2))."""
+
+    def __init__(self, path: str, fd: int) -> None:
+        self.path = path
+        self.fd = fd
+
+    def describe(self, spec: TargetSpec) -> None:
+        """Write into the file who holds it: this process."""
+        line = wire.dumps({**own_identity(), "target": spec.name, "command": spec.command, "since": wall()})
+        self._write(line + "\n")
+
+    def _write(self, text: str) -> None:
+        try:
+            os.ftruncate(self.fd, 0)
+            os.pwrite(self.fd, text.encode(), 0)
+        except OSError:
+            pass  # a full disk: the lock itself needs no byte, only its explanation does
+
+    def release(self) -> None:
+        """Empty the explanation, then let go; other holders of the descriptor keep the lock."""
+        self._write("")
+        os.close(self.fd)
+
+
+def own_identity() -> dict[str, Any]:
+    """This process's identity as plain data."""
+    pid = os.getpid()
+    return {"pid": pid, "start": _platform.start_time(pid) or 0, "boot": _platform.boot_id()}
+
+
+def is_alive(identity: dict[str, Any] | None) -> bool:
+    """Whether the process of a stored identity lives (zombies do not). False for malformed ones."""
+    if not identity or not isinstance(identity.get("pid"), int):
+        return False
+    if identity.get("boot") != _platform.boot_id():
+        return False
+    info = _platform.info(identity["pid"])
+    return info is not None and info.start == identity.get("start") and not info.dead
+
+
+def is_elsewhere(identity: dict[str, Any] | None) -> bool:
+    """Whether an identity was taken on this boot but in another pid namespace (a container)."""
+    if not identity or not isinstance(identity.get("boot"), str):
+        return False
+    own, other = _platform.boot_id(), identity["boot"]
+    return own != other and own.partition("/")[0] == other.partition("/")[0]
+
+
+def try_acquire(path: str) -> Lock | None:
+    """The lock, or None when somebody holds it. StateError when the file cannot be used."""
+    while True:
+        try:
+            fd = open_private(path, os.O_RDWR | os.O_CREAT)
+        except FileNotFoundError:
+            raise StateError(
+                "its folder does not exist", place=path, hint=f"make it: mkdir -p {os.path.dirname(path)}"
+            ) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Somebody may have unlinked the file between our open and our lock: that inode guards no name.
+            here, there = os.fstat(fd), os.stat(path, follow_symlinks=False)
+            if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
+                return Lock(path, fd)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            os.close(fd)
+            if error.errno in _HELD:
+                return None
+            raise StateError(
+                f"cannot be locked: {error.strerror}", place=path, hint="set SAFESH_HOME to a local file system"
+            ) from None
+        os.close(fd)
+
+
+def acquire(path: str, patience: float) -> tuple[Lock | None, dict[str, Any] | None]:
+    """(the lock, None), or (None, its living holder as far as it is known).
+
+    Contention with a holder that is known to live is final at once. Otherwise the holder is just
+    starting, just ending, or a reader probing for microseconds: that is waited out for ``patience`` seconds.
+    """
+    deadline = monotonic() + patience
+    pause = 0.001
+    while True:
+        lock = try_acquire(path)
+        if lock is not None:
+            return lock, None
+        holder = read_holder(path)
+        if is_alive(holder) or is_elsewhere(holder) or monotonic() >= deadline:
+            return None, holder
+        time.sleep(pause)
+        pause = min(pause * 1.5, 0.05)
+
+
+def read_holder(path: str) -> dict[str, Any] | None:
+    """What the lock file says about its holder; None when it says nothing readable."""
+    try:
+        text = read_private(path, 1 << 16)
+        value = wire.loads(text) if text else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def is_held(path: str) -> bool:
+    """Whether somebody holds the lock now. Asks with a shared lock for an instant, which starters wait out."""
+    try:
+        fd = open_private(path, os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in _HELD:
+            return True
+        raise StateError(f"cannot be asked: {error.strerror}", place=path) from None
+    finally:
+        os.close(fd)
+    return False

@@ -1,0 +1,127 @@
+"""The status record and the pid file: written whole, read with suspicion."""
+
+from __future__ import annotations
+
+import os
+
+from safesh import wire
+from safesh.errors import StateError
+from safesh.model import STATES
+from safesh.paths import read_private, remove, write_private
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from safesh.paths import InstancePaths
+
+VERSION = 1
+
+_SHAPE: dict[str, tuple[type, ...]] = {
+    "v": (int,),
+    "project": (str,),
+    "instance": (str,),
+    "target": (str,),
+    "state": (str,),
+    "config": (str,),
+    "mode": (str,),
+    "backend": (str,),
+    "cgroup": (str,),
+    "run_id": (str,),
+    "supervisor": (dict,),
+    "keeper": (dict, type(None)),
+    "main": (dict, type(None)),
+    "command": (list,),
+    "cwd": (str,),
+    "log": (str,),
+    "log_lost_bytes": (int,),
+    "grace": (int, float),
+    "supervised_since": (int, float),
+    "since": (int, float),
+    "started_at": (int, float),
+    "restarts": (int,),
+    "next_start_at": (int, float, type(None)),
+    "last_exit": (dict, type(None)),
+    "last_verdict": (dict, type(None)),
+    "message": (str,),
+}
+
+
+def write_record(paths: InstancePaths, record: dict[str, Any]) -> None:
+    """Replace the record. StateError when it cannot be written."""
+    write_private(paths.record, wire.dumps({"v": VERSION, **record}, 1) + "\n")
+
+
+def read_record(paths: InstancePaths) -> tuple[dict[str, Any] | None, str]:
+    """(the record, ""), (None, "") when there is none, (None, what is wrong with it and what to do)."""
+    try:
+        text = read_private(paths.record)
+        if text is None:
+            return None, ""
+        value = wire.loads(text)
+        wrong = _check(value)
+    except ValueError as error:
+        wrong = str(error)
+    except StateError as error:
+        return None, f"{error} ({error.hint})"
+    if wrong:
+        return None, f"{paths.record} is damaged ({wrong}) and is not used; the next start replaces it"
+    return value, ""
+
+
+def _check(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "not a JSON object"
+    if value.get("v") != VERSION:
+        return f"version {value.get('v')!r}, expected {VERSION}"
+    for key, types in _SHAPE.items():
+        if key not in value:
+            return f"{key!r} is missing"
+        if not isinstance(value[key], types) or (isinstance(value[key], bool) and bool not in types):
+            return f"{key!r} is {type(value[key]).__name__}"
+    if value["state"] not in STATES:
+        return f"unknown state {value['state']!r}"
+    for key in ("supervisor", "keeper", "main"):
+        if value[key] is not None and not _is_identity(value[key]):
+            return f"{key!r} is no identity"
+    if not all(isinstance(word, str) for word in value["command"]):
+        return "'command' is not a list of words"
+    return ""
+
+
+def _is_identity(value: dict[str, Any]) -> bool:
+    return (
+        isinstance(value.get("pid"), int)
+        and isinstance(value.get("start"), int)
+        and isinstance(value.get("boot"), str)
+        and value["pid"] > 0
+    )
+
+
+def write_pid(paths: InstancePaths, pid: int) -> None:
+    """A plain pid file: the number and a newline."""
+    write_private(paths.pid, f"{pid}\n")
+
+
+def read_pid(paths: InstancePaths) -> tuple[int | None, str]:
+    """(pid, ""), (None, "") when there is no file, (None, problem). The number alone proves nothing."""
+    try:
+        text = read_private(paths.pid, 64)
+    except StateError as error:
+        return None, f"{error} ({error.hint})"
+    if text is None:
+        return None, ""
+    word = text.strip()
+    if not (word.isascii() and word.isdigit() and 0 < int(word) < 1 << 31):
+        return None, f"{paths.pid} holds {text[:20]!r}, not a pid, and is not used; the next start replaces it"
+    return int(word), ""
+
+
+def remove_pid(paths: InstancePaths, pid: int) -> None:
+    """Remove the pid file if it is still ours."""
+    if read_pid(paths)[0] == pid:
+        remove(paths.pid)
+
+
+def pid_file_exists(paths: InstancePaths) -> bool:
+    return os.path.lexists(paths.pid)

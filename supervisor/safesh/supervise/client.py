@@ -1,0 +1,162 @@
+"""Asking a supervisor to stop or restart, and what to do when it cannot answer."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from safesh import _platform
+from safesh.clock import monotonic
+from safesh.core.kill import KILL_SECONDS, end_tree, poll_milliseconds
+from safesh.core.contain import Tree, open_group
+from safesh.instance import lock as locks
+from safesh.instance import record as records
+from safesh.model import StopPolicy, Verdict
+from safesh.supervise import control
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Any
+
+    from safesh.paths import InstancePaths
+else:
+    import _signal
+
+_ANSWER_SECONDS = 3.0  # a supervisor answers a request at once; one that is cleaning up, a little later
+
+
+class Request:
+    """One stop or restart under way; several can be asked first and waited for afterwards."""
+
+    def __init__(self, paths: InstancePaths, do: str, grace: float | None, now: bool) -> None:
+        """grace: seconds instead of the target's own; now: kill without asking the target."""
+        self.paths = paths
+        self.do = do
+        self.grace = grace
+        self.now = now
+        self.accepted_grace = 0.0
+        self.talk: control.Conversation | None = None
+        self.verdict = Verdict(target=paths.instance)
+
+    def ask(self, spec: dict[str, Any] | None = None) -> bool:
+        """Send it; False when no supervisor answers."""
+        deadline = monotonic() + _ANSWER_SECONDS
+        while self.talk is None:
+            holder = locks.read_holder(self.paths.lock)
+            if not locks.is_alive(holder):
+                return False
+            self._wake(holder)
+            try:
+                self.talk = control.Conversation(control.connect(self.paths.socket, _ANSWER_SECONDS))
+                self.talk.ask({"do": self.do, "grace": self.grace, "now": self.now, "spec": spec})
+                answer = self.talk.answer(_ANSWER_SECONDS)
+            except (OSError, ValueError):
+                answer = None
+            if answer is not None and "accepted" in answer:
+                self.accepted_grace = 0.0 if self.now else answer["grace"]
+                return True
+            if answer is not None and answer.get("over"):
+                self._take(answer)
+                return True
+            if self.talk is not None:
+                self.talk.close()
+                self.talk = None
+            if monotonic() >= deadline:
+                return False
+            # It may be between taking the lock and listening, or on its way out.
+            select.poll().poll(20)
+        return False
+
+    def _wake(self, holder: dict[str, Any] | None) -> None:
+        """A stopped supervisor (Ctrl-Z, SIGSTOP) cannot answer: let it run again."""
+        if holder is None:
+            return
+        info = _platform.info(holder["pid"])
+        if info is not None and info.start == holder["start"] and info.state == "T":
+            handle = _platform.open_handle(info.pid, info.start)
+            if handle is not None:
+                handle.send(_signal.SIGCONT)
+                handle.close()
+
+    def _take(self, answer: dict[str, Any]) -> None:
+        self.verdict = Verdict.from_dict(answer["verdict"])
+
+    def wait(self) -> dict[str, Any] | None:
+        """The final answer (``over`` or ``restarted``), None when the supervisor vanished or never gave one."""
+        if self.talk is None:
+            return None
+        try:
+            answer = self.talk.answer(self.accepted_grace + 2 * KILL_SECONDS)
+        except (OSError, ValueError):
+            answer = None
+        if answer is not None and "verdict" in answer:
+            self._take(answer)
+        self.talk.close()
+        return answer
+
+
+def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: bool) -> Verdict:
+    """End what a silent supervisor, or a keeper whose supervisor vanished, still holds.
+
+    The supervisor is killed, which makes its keeper end the tree; a keeper that does not is killed
+    too, and the members are ended from here.
+    """
+    last, _problem = records.read_record(paths)
+    holder = locks.read_holder(paths.lock)
+    verdict = Verdict(target=paths.instance)
+    if locks.is_alive(holder) and holder is not None:
+        handle = _platform.open_handle(holder["pid"], holder["start"])
+        if handle is not None:
+            handle.send(_signal.SIGKILL)
+            _wait_for(handle, KILL_SECONDS)
+            handle.close()
+            verdict.notes.append(f"the supervisor (pid {holder['pid']}) did not answer and was killed")
+    if last is None or not locks.is_alive(last["keeper"]):
+        return verdict
+    keeper = _platform.open_handle(last["keeper"]["pid"], last["keeper"]["start"])
+    if keeper is None:
+        return verdict
+    keeper.send(_signal.SIGCONT)
+    if now or not _wait_for(keeper, policy.grace + KILL_SECONDS + 1):
+        tree = Tree(last["run_id"], keeper.pid, open_group(last["cgroup"]), spare=[keeper.pid])
+        found = end_tree(tree, policy, now=True)
+        tree.close()
+        verdict.killed, verdict.survivors = found.killed, found.survivors
+        verdict.run_id = found.run_id
+        if not _wait_for(keeper, KILL_SECONDS) and not found.survivors:
+            keeper.send(_signal.SIGKILL)
+            _wait_for(keeper, KILL_SECONDS)
+            verdict.notes.append(f"the keeper (pid {keeper.pid}) hung and was killed")
+    else:
+        after, _problem = records.read_record(paths)
+        if after is not None and after["run_id"] == last["run_id"] and after["last_verdict"]:
+            notes = verdict.notes
+            verdict = Verdict.from_dict(after["last_verdict"])
+            verdict.notes += notes
+    keeper.close()
+    return verdict
+
+
+def _wait_for(handle: Any, seconds: float) -> bool:
+    """Whether the process ended within ``seconds``."""
+    deadline = monotonic() + seconds
+    while handle.alive():
+        if monotonic() >= deadline:
+            return False
+        watch = select.poll()
+        if handle.fileno() >= 0:
+            watch.register(handle.fileno(), select.POLLIN)
+        watch.poll(poll_milliseconds(deadline, handle.fileno() < 0))
+    return True
+
+
+def own_ancestor(pid: int) -> bool:
+    """Whether ``pid`` is this process or above it: a command inside a target cannot end what it runs in."""
+    everything = _platform.scan()
+    at = os.getpid()
+    while at in everything:
+        if at == pid:
+            return True
+        at = everything[at].ppid
+    return False

@@ -1,0 +1,41 @@
+"""events.jsonl: one line an event, for people, live views and notifications."""
+
+from __future__ import annotations
+
+import os
+
+from safesh import wire
+from safesh.clock import wall
+from safesh.errors import SafeshError
+from safesh.paths import open_private
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_LIMIT = 5 * 1024 * 1024
+
+
+class EventLog:
+    """Appends to the project's event log. Losing an event never disturbs a run; losses are counted."""
+
+    def __init__(self, path: str, instance: str) -> None:
+        self.path = path
+        self.instance = instance
+        self.lost = 0
+
+    def write(self, event: str, target: str, run_id: str, **details: Any) -> None:
+        """One event; several writers may append at once, each line in one write(2)."""
+        line = {"v": 1, "at": round(wall(), 3), "instance": self.instance, "target": target, "run_id": run_id}
+        data = (wire.dumps({**line, "event": event, **details}) + "\n").encode()
+        try:
+            fd = open_private(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            try:
+                if os.fstat(fd).st_size > _LIMIT:
+                    os.replace(self.path, self.path + ".1")
+                if os.write(fd, data) != len(data):
+                    self.lost += 1
+            finally:
+                os.close(fd)
+        except (OSError, SafeshError):
+            self.lost += 1

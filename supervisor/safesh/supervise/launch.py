@@ -1,0 +1,230 @@
+"""From a target to its supervisor: take the lock, look for strays, become the supervisor.
+
+The process that takes the lock is the one that holds it: it executes itself anew with the descriptor inherited, so what
+the front end imported is gone and the lock's taker, the pid file and the record all name one pid.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+
+from safesh import _platform, wire
+from safesh.clock import format_duration, wall
+from safesh.core.kill import end_tree
+from safesh.errors import AlreadyRunning, ResourceError, SafeshError
+from safesh.instance import lock as locks
+from safesh.instance import record as records
+from safesh.instance.strays import Finder
+from safesh.instance.view import held_members
+from safesh.model import Member, StopPolicy, Verdict
+from safesh.paths import InstancePaths
+from safesh.supervise.supervisor import Plan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal as _signal
+    from typing import Any, Iterable, NoReturn
+
+    from safesh.model import TargetSpec
+else:
+    import _signal
+
+# A holder that is just starting or ending is waited out; one that is known to live is not.
+PATIENCE = 2.0
+
+
+class StraysFound(AlreadyRunning):
+    """Processes of the instance run without a supervisor; ``members`` says which."""
+
+    def __init__(self, message: str, *, place: str, hint: str, members: list[Member]) -> None:
+        super().__init__(message, place=place, hint=hint)
+        self.members = members
+
+
+def run_foreground(spec: TargetSpec, specs: Iterable[TargetSpec], *, replace: bool, echo: int, stdin: int) -> NoReturn:
+    """Become the supervisor of ``spec`` in this terminal. Raises SafeshError instead when that cannot be.
+
+    specs: all targets of the config, for the ``match`` of those that share the instance; echo, stdin: descriptors
+    for the target's output and input, -1 for none.
+    """
+    # Signals that come from here on wait for the supervisor's loop.
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+    try:
+        lock, paths = _prepare(spec, specs, replace)
+        hup_ends = _signal.getsignal(_signal.SIGHUP) != _signal.SIG_IGN  # nohup means: let it live
+        _become(Plan(spec=spec.to_dict(), folder=paths.folder, mode="foreground", lock=lock.fd, stdin=stdin, echo=echo,
+                     hup_ends=hup_ends))  # fmt: skip
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+def run_detached(spec: TargetSpec, specs: Iterable[TargetSpec], *, replace: bool) -> dict[str, Any]:
+    """Start a supervisor that outlives this terminal; returns ``{"pid", "run_id", "log"}`` once the target runs.
+
+    Raises the SafeshError that kept it from running.
+    """
+    reading, writing = os.pipe()
+    try:
+        pid = os.fork()
+    except OSError as error:
+        raise ResourceError(f"cannot start: {error.strerror}", place=spec.name, hint="see: ulimit -u") from None
+    if pid == 0:
+        _detach(spec, specs, replace, reading, writing)
+    os.close(writing)
+    answer = _read_answer(reading)
+    if "ready" in answer:
+        ready: dict[str, Any] = answer["ready"]
+        return ready
+    failed = answer["failed"]
+    kind = StraysFound if failed.get("members") else None
+    if kind is not None:
+        raise StraysFound(
+            failed["message"],
+            place=failed["place"],
+            hint=failed["hint"],
+            members=[Member.from_dict(one) for one in failed["members"]],
+        )
+    error = SafeshError(failed["message"], place=failed["place"], hint=failed["hint"])
+    error.exit_code = failed["code"]
+    raise error
+
+
+def _read_answer(reading: int) -> dict[str, Any]:
+    data = b""
+    while chunk := os.read(reading, 65536):
+        data += chunk
+    os.close(reading)
+    if not data:
+        raise SafeshError(
+            "the supervisor ended before it started the target", hint="see events.jsonl in the state folder"
+        )
+    answer: dict[str, Any] = wire.loads(data.partition(b"\n")[0].decode())
+    return answer
+
+
+def _detach(spec: TargetSpec, specs: Iterable[TargetSpec], replace: bool, reading: int, writing: int) -> NoReturn:
+    try:
+        os.close(reading)
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
+        os.setsid()
+        try:
+            lock, paths = _prepare(spec, specs, replace)
+            _become(Plan(spec=spec.to_dict(), folder=paths.folder, mode="detached", lock=lock.fd, notify=writing))
+        except SafeshError as error:
+            members = [one.to_dict() for one in error.members] if isinstance(error, StraysFound) else []
+            failed = {"code": error.exit_code, "message": error.message, "place": error.place, "hint": error.hint}
+            os.write(writing, (wire.dumps({"failed": {**failed, "members": members}}) + "\n").encode())
+        except BaseException as error:
+            failed = {"code": 70, "message": f"{type(error).__name__}: {error}", "place": "start", "hint": ""}
+            os.write(writing, (wire.dumps({"failed": failed}) + "\n").encode())
+    finally:
+        os._exit(1)
+
+
+def _become(plan: Plan) -> NoReturn:
+    """Execute this interpreter anew as the supervisor of ``plan``."""
+    reading, writing = os.pipe()
+    data = wire.dumps(plan).encode()
+    # The plan waits in the pipe until the new program reads it, so it has to fit.
+    if len(data) > 60000 and hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.set_blocking(writing, False)
+    if os.write(writing, data) != len(data):
+        raise SafeshError("the target's command and environment are larger than 1 MiB", place=plan.spec["name"])
+    os.close(writing)
+    for fd in (reading, plan.lock, plan.stdin, plan.echo, plan.notify):
+        if fd > 2:
+            os.set_inheritable(fd, True)
+    if plan.mode == "detached":
+        null = os.open(os.devnull, os.O_RDWR)
+        for fd in (0, 1, 2):
+            os.dup2(null, fd)
+        if null > 2:
+            os.close(null)
+    script = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "cli", "hold.py")
+    os.execv(sys.executable, [sys.executable, "-E", "-s", "-S", script, str(reading), plan.spec["instance"]])
+
+
+def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec], replace: bool) -> tuple[locks.Lock, InstancePaths]:
+    """The lock, with nobody of the instance left alive; SafeshError otherwise."""
+    paths = InstancePaths.of(spec)
+    lock, holder = locks.acquire(paths.lock, PATIENCE)
+    if lock is None:
+        raise explain_holder(paths, holder)
+    try:
+        lock.describe(spec)
+        patterns = [(one.name, one.match) for one in specs if one.instance == spec.instance]
+        last, _problem = records.read_record(paths)
+        finder = Finder(paths.folder, paths.instance, last, patterns or [(spec.name, spec.match)])
+        if replace:
+            end_strays(finder, spec.stop)
+        found = finder.members(_platform.scan()) if _may_have_strays(paths, last, finder) else []
+        if found:
+            raise StraysFound(
+                f"{len(found)} process{'es' if len(found) > 1 else ''} of it run{'s' if len(found) == 1 else ''}"
+                f" without a supervisor: {_name_them(found)}",
+                place=spec.instance,
+                hint=f"end them: safe.sh stop {spec.name}; or take over: safe.sh start {spec.name} --replace",
+                members=found,
+            )
+    except BaseException:
+        lock.release()
+        raise
+    return lock, paths
+
+
+def _may_have_strays(paths: InstancePaths, last: dict[str, Any] | None, finder: Finder) -> bool:
+    """Looking costs a read of every process's environment: left out after an end that left nobody."""
+    if finder.patterns or not _platform.HAS_SUBREAPER:
+        return True
+    if last is None:
+        return records.pid_file_exists(paths) or os.path.lexists(paths.record)
+    clean = last["state"] in ("finished", "failed") and (last["last_verdict"] or {}).get("survivors") == []
+    return not clean
+
+
+def _name_them(found: list[Member]) -> str:
+    names = [f"pid {one.pid} ({one.command[:60]}), {one.reason}" for one in found[:3]]
+    return "; ".join(names) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def end_strays(finder: Finder, stop: StopPolicy, held: Iterable[int] = (), *, now: bool = False) -> Verdict:
+    """End an instance's strays; the verdict names them."""
+    tree = finder.tree(held)
+    try:
+        return end_tree(tree, stop, now=now)
+    finally:
+        tree.close()
+
+
+def explain_holder(paths: InstancePaths, holder: dict[str, Any] | None) -> AlreadyRunning:
+    """Who holds the instance, since when, running what, and what to do next."""
+    name = paths.instance
+    if locks.is_alive(holder) and holder is not None:
+        age = format_duration(wall() - holder.get("since", wall()))
+        command = " ".join(holder.get("command", []))
+        return AlreadyRunning(
+            f"already running: target {holder.get('target')} is held by pid {holder['pid']} for {age}: {command}",
+            place=name,
+            hint=f"safe.sh status {holder.get('target')}, or safe.sh stop {holder.get('target')}",
+        )
+    if locks.is_elsewhere(holder):
+        return AlreadyRunning(
+            "held from another pid namespace (a container)", place=name, hint="look and stop it from there"
+        )
+    last, _problem = records.read_record(paths)
+    if last is not None and locks.is_alive(last["keeper"]):
+        left = len(held_members(_platform.scan(), last, [last["keeper"]["pid"]]))
+        return AlreadyRunning(
+            f"its supervisor is gone and its keeper (pid {last['keeper']['pid']}) is ending the last run,"
+            f" {left} processes left",
+            place=name,
+            hint=f"try again in {format_duration(last['grace'])}, or end it at once: safe.sh stop {name} --now",
+        )
+    return AlreadyRunning(
+        f"{paths.lock} is held by a program that does not say who it is",
+        place=name,
+        hint=f"find it: fuser -v {paths.lock}",
+    )
