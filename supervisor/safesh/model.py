@@ -42,6 +42,8 @@ class Record:
                     value = getattr(type(self), name)
                     if isinstance(value, (list, dict)):  # no two records share a default
                         value = value.copy()
+                    elif isinstance(value, Record):
+                        value = type(value)(**value.__dict__)
                 else:
                     raise TypeError(f"{type(self).__name__} needs {name!r}")
                 self.__dict__[name] = value
@@ -142,7 +144,8 @@ class LogPolicy(Record):
 class TargetSpec(Record):
     """A target ready to start: everything resolved, nothing left to look up.
 
-    command: argv; cwd: absolute; env: what is added to the supervisor's environment (values win);
+    command: argv; cwd, lock_file, pid_file, env_file: absolute; env: what is added to the supervisor's
+    environment (values win), that of env_file included once ``config.resolve`` gave the record;
     match: an argv pattern (words, ``*`` stands for any run of characters in a word) that tells a copy started by hand;
     signals: received name -> sent name, "" drops it; config: the file it came from ("" for ad hoc).
     """
@@ -154,6 +157,7 @@ class TargetSpec(Record):
     cwd: str
     config: str = ""
     env: dict[str, str] = {}
+    env_file: str = ""
     match: str = ""
     restart: RestartPolicy = "no"
     backoff: Backoff = Backoff()

@@ -30,7 +30,8 @@ def state_home() -> str:
 
 def check_name(name: str, what: str) -> str:
     """``name`` itself when it can be a file's name in our folder; UsageError otherwise."""
-    good = name and len(name) <= _NAME_LIMIT and name[0] not in ".-" and name.isprintable()
+    # isprintable is false for lone surrogates, so what is left can be encoded; a file's name is counted in bytes.
+    good = name and name.isprintable() and len(name.encode()) <= _NAME_LIMIT and name[0] not in ".-"
     if not good or any(letter in "/\\\0" or letter.isspace() for letter in name):
         raise UsageError(
             f"{name!r} cannot name {what}",

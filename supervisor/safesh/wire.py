@@ -28,17 +28,22 @@ def loads(text: str) -> Any:
     """The value of one JSON text; ValueError when it is not exactly one."""
     text = text.strip(" \t\r\n")
     try:
-        from _json import make_scanner  # type: ignore[import-not-found]
+        from _json import make_scanner
     except ImportError:
         import json
 
-        return json.loads(text)
+        try:
+            return json.loads(text)
+        except RecursionError:
+            raise ValueError("JSON nested too deeply") from None
     try:
-        value, end = make_scanner(_Context)(text, 0)
+        value, end = make_scanner(_Context)(text, 0)  # type: ignore[arg-type]
     except StopIteration as stop:
         raise ValueError(f"not JSON at character {stop.value}") from None
     except RecursionError:
         raise ValueError("JSON nested too deeply") from None
+    except SystemError:  # up to 3.12 the scanner takes its exception from json.decoder only where that is loaded
+        raise ValueError("not JSON") from None
     if end != len(text):
         raise ValueError(f"not JSON: text after the value at character {end}")
     return value

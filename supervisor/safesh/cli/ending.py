@@ -79,15 +79,17 @@ def _finish(one: Ending, request: client.Request, asked: bool, args: dict[str, A
     elif one.held:
         verdict = client.end_without_supervisor(one.chosen.paths, policy, now=args["now"])
     view = look(one.chosen.paths, one.chosen.specs)
+    patterns = [(spec.name, spec.match) for spec in one.chosen.specs]
+    finder = Finder(one.chosen.paths.folder, one.chosen.name, view.record, patterns)
     if view.strays:
-        patterns = [(spec.name, spec.match) for spec in one.chosen.specs]
-        finder = Finder(one.chosen.paths.folder, one.chosen.name, view.record, patterns)
         held = [member.pid for member in view.tree]
         more = launch.end_strays(finder, policy, held, now=args["now"])
         verdict.asked += more.asked
         verdict.killed += more.killed
         verdict.survivors += more.survivors
         verdict.seconds += more.seconds
+    if not view.supervisor_alive and not view.keeper_alive:
+        finder.remove_group()
     verdict.target = verdict.target or one.target
     return verdict
 

@@ -20,10 +20,10 @@ def hold(fd: int) -> int:
         data += chunk
     os.close(fd)
     plan = Plan.from_dict(wire.loads(data.decode()))
-    for number in (plan.lock, plan.stdin, plan.echo, plan.notify):
+    for number in (plan.lock, plan.stdin, plan.echo, plan.terminal, plan.notify):
         if number > 2:
             os.set_inheritable(number, False)
-    return Supervisor(plan, tell if plan.mode == "foreground" else lambda _line: None).run()
+    return Supervisor(plan, tell if plan.mode == "foreground" else lambda _line: None).supervise()
 
 
 def tell(line: str) -> None:

@@ -42,7 +42,7 @@ def pick(args: dict[str, Any]) -> tuple[TargetSpec, list[TargetSpec]]:
     name = args["target"]
     config = targets.open_config(args)
     if args["command"]:
-        return configs.ad_hoc(name, args["command"]), []
+        return configs.ad_hoc(name, args["command"], config=config), []
     if config is None:
         raise UsageError(
             "no safe.toml here or in any folder above",

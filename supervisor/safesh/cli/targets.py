@@ -70,7 +70,7 @@ def list_instances(config: Config | None) -> list[Chosen]:
         projects = [config.project, AD_HOC]
     else:
         try:
-            projects = sorted(name for name in os.listdir(state_home()) if not name.startswith(".") and name != "cache")
+            projects = sorted(name for name in os.listdir(state_home()) if not name.startswith("."))
         except OSError:
             projects = []
     have = {one.paths.record for one in found}

@@ -51,6 +51,15 @@ def make_group(name: str) -> Group | None:
     return Group.create(name)
 
 
+def group_path(run_id: str) -> str:
+    """Where a run's cgroup is, had nobody lived to report it; "" where the backend has none."""
+    if not run_id or choose_backend()[0] != "cgroup":
+        return ""
+    from safesh._platform import cgroup
+
+    return os.path.join(cgroup.find_parent()[0], cgroup.PREFIX + run_id)
+
+
 def open_group(path: str) -> Group | None:
     """The group that a record names, when it is one of ours and still there."""
     if not path or not os.path.isdir(path):

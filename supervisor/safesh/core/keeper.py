@@ -81,6 +81,10 @@ class KeeperLink:
         *lines, self._partial = self._partial.split(b"\n")
         return [wire.loads(line.decode()) for line in lines if line], more
 
+    def wake(self) -> None:
+        """A keeper that somebody stopped (SIGSTOP) could not hear."""
+        self.handle.send(_signal.SIGCONT)
+
     def end(self, policy: StopPolicy, *, now: bool = False) -> None:
         """Ask the keeper to end the tree; said again with ``now`` it stops waiting and kills."""
         self._send({"policy": policy.to_dict(), "now": now})
@@ -125,12 +129,12 @@ def _keep(run: Run, lifeline: int, report: int, parent: int) -> NoReturn:
         keeper = _Keeper(run, lifeline, report, parent)
         code = keeper.hold()
     except BaseException as error:  # nobody above would ever see it
-        keeper_report(report, {"event": "broken", "message": f"{type(error).__name__}: {error}"})
+        tell(report, {"event": "broken", "message": f"{type(error).__name__}: {error}"})
     finally:
         os._exit(code)
 
 
-def keeper_report(fd: int, message: dict[str, Any]) -> None:
+def tell(fd: int, message: dict[str, Any]) -> None:
     """One message to the supervisor, which may be gone."""
     data = wire.dumps(message).encode() + b"\n"
     try:
@@ -223,7 +227,7 @@ class _Keeper:
         return True
 
     def _tell(self, message: dict[str, Any]) -> None:
-        keeper_report(self.report, message)
+        tell(self.report, message)
 
     def _wait_ending(self, handles: list[Handle], deadline: float) -> bool:
         self._wait(handles, deadline)

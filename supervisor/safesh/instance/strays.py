@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from safesh import _platform
-from safesh.core.contain import INSTANCE, Tree, ancestors, describe, open_group
+from safesh.core.contain import INSTANCE, Tree, ancestors, describe, group_path, open_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Finder:
         self.patterns = [(name, pattern) for name, pattern in patterns if pattern]
         main = (record or {}).get("main")
         self.main = main if main and main.get("boot") == _platform.boot_id() else None
-        self.group = open_group((record or {}).get("cgroup", ""))
+        self.group = open_group((record or {}).get("cgroup") or group_path((record or {}).get("run_id", "")))
 
     def find(self, everything: dict[int, Info], held: Iterable[int] = ()) -> dict[int, str]:
         """pid -> why it is a stray. held: pids that a live supervisor or keeper accounts for."""
@@ -106,6 +106,11 @@ class Finder:
         tree = Tree(group=self.group, spare=out)
         tree.find_more = lambda everything: self.find(everything, out)
         return tree
+
+    def remove_group(self) -> None:
+        """Remove the empty cgroup of a run whose keeper could not."""
+        if self.group is not None and self.group.remove():
+            self.group = None
 
     def members(self, everything: dict[int, Info], held: Iterable[int] = ()) -> list[Member]:
         found = self.find(everything, held)

@@ -74,7 +74,7 @@ class Client:
         # ``_socket`` accepts plain descriptors; wrapping gives send and recv.
         self.socket = connection
         self._partial = b""
-        self.waits_for_end = ""
+        self.waits_for = ""
 
     def fileno(self) -> int:
         number: int = self.socket.fileno()

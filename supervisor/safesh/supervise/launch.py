@@ -53,9 +53,10 @@ def run_foreground(spec: TargetSpec, specs: Iterable[TargetSpec], *, replace: bo
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
         lock, paths = _prepare(spec, specs, replace)
+        terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
         hup_ends = _signal.getsignal(_signal.SIGHUP) != _signal.SIG_IGN  # nohup means: let it live
         _become(Plan(spec=spec.to_dict(), folder=paths.folder, mode="foreground", lock=lock.fd, stdin=stdin, echo=echo,
-                     hup_ends=hup_ends))  # fmt: skip
+                     terminal=terminal, hup_ends=hup_ends))  # fmt: skip
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
@@ -134,7 +135,7 @@ def _become(plan: Plan) -> NoReturn:
     if os.write(writing, data) != len(data):
         raise SafeshError("the target's command and environment are larger than 1 MiB", place=plan.spec["name"])
     os.close(writing)
-    for fd in (reading, plan.lock, plan.stdin, plan.echo, plan.notify):
+    for fd in (reading, plan.lock, plan.stdin, plan.echo, plan.terminal, plan.notify):
         if fd > 2:
             os.set_inheritable(fd, True)
     if plan.mode == "detached":
@@ -169,6 +170,7 @@ def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec], replace: bool) -> tu
                 hint=f"end them: safe.sh stop {spec.name}; or take over: safe.sh start {spec.name} --replace",
                 members=found,
             )
+        finder.remove_group()
     except BaseException:
         lock.release()
         raise

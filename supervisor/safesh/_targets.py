@@ -1,0 +1,157 @@
+"""safe.toml's text to a Config: syntax, schema, defaults, and what only several keys together can get wrong.
+
+Imported only where no cached result serves.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from typing import Any
+
+from safesh import _schema, model, paths
+from safesh.clock import format_duration, shown
+from safesh.config import Config, display
+from safesh.errors import ConfigError, UsageError
+
+_POSITION = re.compile(r"\(at line (\d+), column (\d+)\)$")
+
+
+def build(text: str, path: str) -> Config:
+    """The validated configuration of a file's text; ConfigError names the first problem in the file's order.
+
+    path: the file's absolute name; relative paths in it start at its folder.
+    """
+    source = display(path)
+    raw = _parse(text, source)
+    if "targets" not in raw and not set(raw) - {"project", "defaults"}:
+        raise ConfigError("no targets", place=source, hint='add one: [targets.NAME] with command = ["PROGRAM", "ARG"]')
+    top = _schema.walk(raw, _schema.File, source + ": ")
+    defaults = _schema.walk(top.get("defaults", {}), _schema.Target, f"{source}: defaults")
+    tables = top["targets"]
+    if not isinstance(tables, dict) or not tables:
+        got = "none" if tables == {} else _schema.kind(tables)
+        raise ConfigError(f"expected tables [targets.NAME], got {got}", place=f"{source}: targets")
+    project = top.get("project") or project_of(path)
+    targets: dict[str, model.TargetSpec] = {}
+    for name, table in tables.items():
+        place = f"{source}: targets.{_schema.bare(name)}"
+        try:
+            paths.check_name(name, "a target")
+        except UsageError as error:
+            raise ConfigError(error.message, place=place, hint=error.hint) from None
+        values = _inherit(defaults, _schema.walk(table, _schema.Target, place))
+        targets[name] = _target(name, values, project, path, place)
+    _share_files(targets, source)
+    return Config(path=path, project=project, targets=targets)
+
+
+def project_of(path: str) -> str:
+    """The project's name when the file gives none: its folder's, with what no file name may hold left out."""
+    folder = os.path.basename(os.path.dirname(path))
+    letters = [letter if letter.isprintable() and not letter.isspace() and letter != "\\" else "-" for letter in folder]
+    name = "".join(letters).lstrip(".-").encode()[:80].decode("utf-8", "ignore")
+    return name or "default"
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        message = str(error)
+        if found := _POSITION.search(message):
+            message, line, column = message[: found.start()].rstrip(), int(found[1]), int(found[2])
+        else:  # "(at end of document)"
+            message = message.replace(" (at end of document)", " at the end of the file")
+            line = text.count("\n") + (not text.endswith("\n"))
+            column = len(text.rstrip("\n").rpartition("\n")[2]) + 1
+        raise ConfigError(
+            f"not TOML: {message[:1].lower()}{message[1:]}",
+            place=f"{source}:{line}:{column}",
+            hint="see https://toml.io for the syntax",
+        ) from None
+    except RecursionError:
+        raise ConfigError("nested too deeply", place=source) from None
+    except ValueError as error:  # a number or a date that Python cannot hold
+        raise ConfigError(f"holds a value that cannot be read: {str(error)[:80]}", place=source) from None
+
+
+def _inherit(defaults: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The target's values over the defaults'; tables are merged key by key."""
+    merged = {**defaults, **own}
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(own.get(key), dict):
+            merged[key] = {**value, **own[key]}
+    return merged
+
+
+def _target(name: str, values: dict[str, Any], project: str, path: str, place: str) -> model.TargetSpec:
+    folder = os.path.dirname(path)
+    if "command" not in values:
+        raise ConfigError("has no command", place=place, hint='add command = ["PROGRAM", "ARG"]')
+    fields: dict[str, Any] = {key: values[key] for key in ("env", "match", "restart", "signals") if key in values}
+    for key in ("env_file", "lock_file", "pid_file"):
+        if key in values:
+            fields[key] = os.path.abspath(os.path.join(folder, os.path.expanduser(values[key])))
+    # Not normalised: a symlink in front of ".." leads where the kernel says, not where the text does.
+    cwd = os.path.expanduser(values.get("cwd", "."))
+    return model.TargetSpec(
+        name=name,
+        instance=values.get("instance") or name,
+        project=project,
+        command=_schema.split(values["command"], values.get("shell", False), f"{place}.command"),
+        cwd=folder if cwd == "." else os.path.join(folder, cwd),
+        config=path,
+        backoff=_backoff(values.get("backoff", {}), place),
+        start_limit=model.StartLimit(**values.get("start_limit", {})),
+        stop=model.StopPolicy(**values.get("stop", {})),
+        log=model.LogPolicy(**values.get("log", {})),
+        **fields,
+    )
+
+
+def _backoff(values: dict[str, Any], place: str) -> model.Backoff:
+    backoff = model.Backoff(**values)
+    if backoff.max < backoff.initial:
+        if "max" in values:
+            raise ConfigError(
+                f"{format_duration(backoff.max)} is less than initial, {format_duration(backoff.initial)}",
+                place=f"{place}.backoff.max",
+                hint="raise max, or lower initial",
+            )
+        backoff.max = backoff.initial
+    return backoff
+
+
+def _share_files(targets: dict[str, model.TargetSpec], source: str) -> None:
+    """One lock and one pid file an instance, none of two: the lock is what makes an instance exclusive.
+
+    A target that names none takes those of its instance, so naming them once is enough.
+    """
+    named: dict[tuple[str, str], model.TargetSpec] = {}
+    owner: dict[str, tuple[str, str, model.TargetSpec]] = {}
+    for spec in targets.values():
+        for key in ("lock_file", "pid_file"):
+            if not (file := getattr(spec, key)):
+                continue
+            place = f"{source}: targets.{_schema.bare(spec.name)}.{key}"
+            first = named.setdefault((spec.instance, key), spec)
+            if getattr(first, key) != file:
+                raise ConfigError(
+                    f"differs from that of targets.{_schema.bare(first.name)}, with which it shares "
+                    f"the instance {shown(spec.instance)}",
+                    place=place,
+                    hint="name one file for both, or give them different instances",
+                )
+            other = owner.setdefault(os.path.realpath(file), (spec.instance, key, spec))
+            if other[:2] != (spec.instance, key):
+                raise ConfigError(
+                    f"is also the {other[1]} of targets.{_schema.bare(other[2].name)}",
+                    place=place,
+                    hint="name another file, or give both targets one instance",
+                )
+    for (instance, key), first in named.items():
+        for spec in targets.values():
+            if spec.instance == instance:
+                setattr(spec, key, getattr(first, key))

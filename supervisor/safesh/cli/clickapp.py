@@ -1,0 +1,282 @@
+"""Help, mistakes and completion: click commands built from the grammar's table.
+
+Imported only when the small parser passes. ``parse`` gives the same ``Parsed`` as it would,
+so both roads lead to the same handlers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from typing import Any
+
+from safesh import __version__
+from safesh.cli import render
+from safesh.cli.grammar import GLOBAL_OPTIONS, VERBS, Option, Parsed, Verb, convert
+from safesh.cli.vendor import add_site_packages
+from safesh.errors import UsageError
+
+add_site_packages()
+
+import click  # noqa: E402
+from click.shell_completion import shell_complete  # noqa: E402
+
+_ABOUT = (
+    "Runs a command exactly once, shows all of its processes, and ends all of them: a lock, a supervisor and a "
+    "keeper hold the whole tree, however it forks. Targets are named in safe.toml."
+)
+
+
+def parse(argv: list[str]) -> Parsed | int:
+    """What the line asks for, or the exit status when help, the version or completions were printed.
+
+    UsageError (exit 2) says what is wrong and what was probably meant.
+    """
+    if "--no-color" in argv:
+        render.set_plain(True)
+    group = build()
+    if wanted := os.environ.get("_SAFESH_COMPLETE"):
+        return shell_complete(group, {}, "safesh", "_SAFESH_COMPLETE", wanted)
+    try:
+        # Not group.main(): it would turn a broken pipe into an exit status of its own.
+        with group.make_context(render.program(), _expand_help(argv)) as ctx:
+            result = group.invoke(ctx)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.exceptions.NoSuchOption as error:
+        raise _unknown_option(error) from None
+    except click.UsageError as error:
+        raise UsageError(_one_line(error.format_message()), place=_place(error), hint=_hint(error.ctx)) from None
+    except click.ClickException as error:
+        raise UsageError(_one_line(error.format_message())) from None
+    except click.Abort:
+        raise KeyboardInterrupt from None
+    assert isinstance(result, (Parsed, int))
+    return result
+
+
+def build() -> click.Group:
+    """The whole command line as a click group."""
+    group = _Group(
+        name="safesh",
+        params=_global_parameters(),
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        invoke_without_command=True,
+        no_args_is_help=False,
+        callback=_show_help_without_verb,
+    )
+    for verb in VERBS.values():
+        group.add_command(_Command(verb))
+    return group
+
+
+@click.pass_context
+def _show_help_without_verb(ctx: click.Context, /, **_options: Any) -> int | None:
+    if ctx.invoked_subcommand is not None:
+        return None
+    click.echo(ctx.get_help(), err=True)
+    return UsageError.exit_code
+
+
+class _Kind(click.ParamType):  # type: ignore[type-arg]  # generic since 8.4, not before
+    """A kind of the grammar, with the grammar's own reading and words."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.name = {"seconds": "duration", "count": "number"}.get(kind, kind)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):  # a default
+            return value
+        try:
+            return convert(self.kind, value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _parameter(option: Option) -> click.Option:
+    names = [option.name, *option.flags]
+    if option.kind == "flag":
+        return click.Option(names, is_flag=True, default=False, help=option.text)
+    return click.Option(
+        names, type=_Kind(option.kind), default=option.default, metavar=option.metavar, help=option.text
+    )
+
+
+def _global_parameters() -> list[click.Parameter]:
+    return [*(_parameter(option) for option in GLOBAL_OPTIONS), _version_option()]
+
+
+def _version_option() -> click.Option:
+    def show(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            click.echo(f"safesh {__version__}")
+            ctx.exit()
+
+    return click.Option(
+        ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=show, help="print the version"
+    )
+
+
+class _Command(click.Command):
+    """One verb: parses like any click command, but answers with ``Parsed`` and helps like a manual page."""
+
+    def __init__(self, verb: Verb) -> None:
+        params: list[click.Parameter] = []
+        if verb.target:
+            many = verb.target == "many"
+            params.append(
+                click.Argument(["targets" if many else "target"], nargs=-1 if many else 1, required=False, type=str)
+            )
+        params += [_parameter(option) for option in verb.options]
+        params += _global_parameters()
+        super().__init__(verb.name, params=params, short_help=verb.summary)
+        self.verb = verb
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if self.verb.raw:
+            ctx.params = {"argv": list(args), "config": None, "no_color": False}
+            return []
+        command: list[str] = []
+        if self.verb.command and "--" in args:
+            # Before click sees it: click drops the word that tells a target from a command.
+            cut = args.index("--")
+            args, command = args[:cut], args[cut + 1 :]
+            if not command:
+                raise click.UsageError("no command after --", ctx)
+            if not any(not word.startswith("-") for word in args):
+                raise click.UsageError("an ad hoc command needs a name: NAME -- CMD ARGS…", ctx)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx  # click forgets it for an option without its value
+            raise
+        if self.verb.command:
+            if command and ctx.params["target"] is None:
+                raise click.UsageError("an ad hoc command needs a name: NAME -- CMD ARGS…", ctx)
+            ctx.params["command"] = command
+        return rest
+
+    def invoke(self, ctx: click.Context) -> Parsed:
+        args = {name: list(value) if isinstance(value, tuple) else value for name, value in ctx.params.items()}
+        before = ctx.parent.params if ctx.parent is not None else {}
+        for option in GLOBAL_OPTIONS:  # given before the verb, unless given again after it
+            if args[option.name] == option.default:
+                args[option.name] = before.get(option.name, option.default)
+        return Parsed(self.verb.name, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        verb, called = self.verb, render.program()
+        _section(formatter, "NAME", f"{called} {verb.name} - {verb.summary}")
+        _section(formatter, "SYNOPSIS", f"{called} {verb.name} {_synopsis(verb)}")
+        _section(formatter, "DESCRIPTION", verb.text)
+        own = [_describe(option) for option in verb.options]
+        _list(formatter, "OPTIONS", own)
+        _list(formatter, "GLOBAL OPTIONS", [] if verb.raw else _global_help())
+        _list(formatter, "EXAMPLES", [(f"{called} {line}", text) for line, text in verb.examples])
+        _list(formatter, "EXIT STATUS", list(verb.codes))
+
+
+class _Group(click.Group):
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            near = [name for name in self.commands if name.startswith(args[0])]
+            near = near or difflib.get_close_matches(args[0], self.commands, n=1, cutoff=0.5)
+            raise UsageError(
+                f"there is no command {render.clean(args[0])!r}",
+                hint=f"did you mean: safesh {near[0]}" if near else f"there are: {', '.join(self.commands)}",
+            )
+        return super().resolve_command(ctx, args)
+
+    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        called = render.program()
+        _section(formatter, "NAME", f"{called} - run it once, see all of it, stop all of it")
+        _section(formatter, "SYNOPSIS", f"{called} COMMAND [TARGET…] [OPTIONS]")
+        _section(formatter, "DESCRIPTION", _ABOUT)
+        _list(formatter, "COMMANDS", [(verb.name, verb.summary) for verb in VERBS.values()])
+        _list(formatter, "OPTIONS, BEFORE OR AFTER THE COMMAND", _global_help())
+        examples = [verb.examples[0] for verb in VERBS.values() if verb.examples]
+        _list(formatter, "EXAMPLES", [(f"{called} {line}", text) for line, text in examples])
+        _section(formatter, "MORE", f"{called} COMMAND --help tells all about one of them.")
+
+
+def _section(formatter: click.HelpFormatter, title: str, text: str) -> None:
+    formatter.write(render.style(title, "head") + "\n")
+    formatter.indent()
+    formatter.write_text(text)
+    formatter.dedent()
+    formatter.write("\n")
+
+
+def _list(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, str]]) -> None:
+    if not rows:
+        return
+    formatter.write(render.style(title, "head") + "\n")
+    formatter.indent()
+    formatter.write_dl(rows, col_max=34)
+    formatter.dedent()
+    formatter.write("\n")
+
+
+def _describe(option: Option) -> tuple[str, str]:
+    short_first = ", ".join(sorted(option.flags, key=len))
+    return f"{short_first} {option.metavar}".rstrip(), option.text
+
+
+def _global_help() -> list[tuple[str, str]]:
+    return [
+        *(_describe(option) for option in GLOBAL_OPTIONS),
+        ("--version", "print the version"),
+        ("-h, --help", "this page"),
+    ]
+
+
+def _synopsis(verb: Verb) -> str:
+    words = {"": [], "one": ["[TARGET]"], "many": ["[TARGET…]"]}[verb.target]
+    for option in verb.options:
+        flags = "|".join(sorted(option.flags, key=len))
+        words.append(f"[{flags} {option.metavar}]" if option.metavar else f"[{flags}]")
+    if verb.command:
+        words.append("[-- CMD ARGS…]")
+    if verb.raw:
+        words.append("[OPTIONS] [--] CMD ARGS…")
+    return " ".join(words)
+
+
+def _expand_help(argv: list[str]) -> list[str]:
+    """``help stop`` and ``help`` as people type them."""
+    if argv and argv[0] == "help":
+        return [*argv[1:2], "--help"]
+    return argv
+
+
+def _unknown_option(error: click.exceptions.NoSuchOption) -> UsageError:
+    verb = _verb_of(error.ctx)
+    known = [flag for option in (*GLOBAL_OPTIONS, *(verb.options if verb else ())) for flag in option.flags]
+    near = difflib.get_close_matches(error.option_name, [*known, "--help", "--version"], n=1, cutoff=0.5)
+    return UsageError(
+        f"there is no option {render.clean(error.option_name)}",
+        place=_place(error),
+        hint=f"did you mean {near[0]}? {_hint(error.ctx)}" if near else _hint(error.ctx),
+    )
+
+
+def _verb_of(ctx: click.Context | None) -> Verb | None:
+    return VERBS.get(ctx.info_name or "") if ctx is not None and ctx.parent is not None else None
+
+
+def _place(error: click.UsageError) -> str:
+    verb = _verb_of(error.ctx)
+    return verb.name if verb else ""
+
+
+def _hint(ctx: click.Context | None) -> str:
+    verb = _verb_of(ctx)
+    return f"all about it: safesh {verb.name} --help" if verb else "all about it: safesh --help"
+
+
+def _one_line(text: str) -> str:
+    text = " ".join(text.split()).removesuffix(".")
+    return text[:1].lower() + text[1:]

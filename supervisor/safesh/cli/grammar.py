@@ -1,0 +1,323 @@
+"""The command line as one table, and a small parser that reads well-formed lines straight from it.
+
+``parse`` answers None for whatever it does not fully understand (help, mistakes, combined short options);
+``clickapp`` then builds click's commands from the same table and either gets the same ``Parsed`` or says what
+is wrong. A test holds the two parsers against each other.
+
+What handlers get in ``args``: every option under its name (``kill-all --no-color`` gives ``no_color``), the
+positional words as ``target`` (str or None) or ``targets`` (list), what follows ``--`` as ``command`` (list,
+empty without it), and the global ``config`` (str or None) and ``no_color``. ``exec`` gets ``argv`` untouched.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Literal
+
+    Kind = Literal["flag", "text", "seconds", "count"]
+
+_METAVARS = {"flag": "", "text": "TEXT", "seconds": "T", "count": "N"}
+
+
+class Option:
+    """One option: its spellings (the long one first names it), its kind and its default.
+
+    kind: ``seconds`` reads durations (``5``, ``1.5s``, ``2m``), ``count`` whole numbers from 0.
+    """
+
+    def __init__(self, flags: str, text: str, *, kind: Kind = "flag", default: Any = None, metavar: str = "") -> None:
+        self.flags = tuple(flags.split())
+        self.name = self.flags[0].removeprefix("--").replace("-", "_")
+        self.text = text
+        self.kind = kind
+        self.default = False if kind == "flag" else default
+        self.metavar = metavar or _METAVARS[kind]
+
+
+class Verb:
+    """One row: a verb, the module in ``safesh.cli`` whose ``run`` serves it, and all that its help says.
+
+    target: "" (none), "one" (at most one) or "many"; command: ``-- CMD ARGS…`` is understood;
+    raw: everything after the word goes untouched to the module's ``main``; codes: (exit status, meaning).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        summary: str,
+        text: str,
+        *,
+        target: Literal["", "one", "many"] = "many",
+        command: bool = False,
+        raw: bool = False,
+        options: tuple[Option, ...] = (),
+        examples: tuple[tuple[str, str], ...] = (),
+        codes: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        self.name = name
+        self.module = name.replace("-", "")
+        self.summary = summary
+        self.text = text
+        self.target = target
+        self.command = command
+        self.raw = raw
+        self.options = options
+        self.examples = examples
+        self.codes = codes
+
+
+class Parsed:
+    """A line understood: the verb's name and its handler's arguments."""
+
+    def __init__(self, verb: str, args: dict[str, Any]) -> None:
+        self.verb = verb
+        self.args = args
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Parsed) and (self.verb, self.args) == (other.verb, other.args)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Parsed({self.verb!r}, {self.args!r})"
+
+
+# Understood before and after the verb. --version and --help are click's: no fast path needs them.
+GLOBAL_OPTIONS = (
+    Option("--config", "read FILE, not the safe.toml found by walking up from here", kind="text", metavar="FILE"),
+    Option("--no-color", "plain text, also on a terminal (as NO_COLOR does)"),
+)
+
+_FORCE = Option("--force -f", "do not ask")
+_NOW = Option("--now", "no grace: kill at once")
+_JSON = Option("--json", "one JSON document on stdout, nothing else")
+_GRACE = Option("--timeout", "grace between asking and killing, not the target's own", kind="seconds")
+
+_ENDED = (
+    ("0", "zero survivors"),
+    ("1", "somebody survived (listed with the reason)"),
+    ("2", "wrong usage, the answer was no, or nobody could be asked"),
+)
+
+_ROWS = (
+    Verb(
+        "start",
+        "run a target, or any command, exactly once",
+        "Runs TARGET of safe.toml under a lock, in the foreground: its output is here, Ctrl-C ends it whole. A "
+        "second start is refused and names the holder. TARGET may be left out where safe.toml has only one. With "
+        "`-- CMD ARGS…` no safe.toml is needed: TARGET is then any name, and at most one CMD runs under it.",
+        target="one",
+        command=True,
+        options=(
+            Option("--detach -d", "come back once it runs (or has failed, with the reason); it outlives the terminal"),
+            Option("--replace", "end what holds the instance or strays from it, then start"),
+            Option("--force -f", "with --replace: do not ask"),
+            Option("--timeout", "how long --detach waits for it to be ready", kind="seconds"),
+            _JSON,
+        ),
+        examples=(
+            ("start headless", "in the foreground, until it ends or Ctrl-C"),
+            ("start headless --detach", "in the background"),
+            ("start gui --replace --force", "end whatever runs in gui's instance first, without asking"),
+            ("start backup -- rsync -a /data /mnt", "ad hoc: what `flock -n` is used for in cron"),
+        ),
+        codes=(
+            ("0", "it exited 0 (foreground), or it runs (--detach)"),
+            ("N, 128+N", "its own exit status, or the signal N that ended it"),
+            ("75", "already running"),
+            ("78", "safe.toml is wrong"),
+            ("126, 127", "the command is not executable, or not there"),
+        ),
+    ),
+    Verb(
+        "stop",
+        "end targets with every process they made",
+        "Lists what will end, asks, sends the stop signal, waits the grace, kills what is left, and tells who ended "
+        "how. Done means nobody is left. Without TARGET: every live instance of the project.",
+        options=(_FORCE, _GRACE, _NOW, _JSON),
+        examples=(
+            ("stop headless", "list, ask, stop"),
+            ("stop --force", "everything of this project, without asking"),
+            ("stop headless --timeout 30s", "give it half a minute before killing"),
+        ),
+        codes=_ENDED,
+    ),
+    Verb(
+        "restart",
+        "stop targets, then start them again",
+        "Stops as `stop` does and starts the same targets once nobody is left of them. Without TARGET: every live "
+        "instance of the project. What was detached is detached again.",
+        options=(
+            _FORCE,
+            _GRACE,
+            _NOW,
+            Option("--detach -d", "start in the background, also what ran in the foreground"),
+            _JSON,
+        ),
+        examples=(
+            ("restart headless", "list, ask, stop, start"),
+            ("restart --force -d", "everything, in the background"),
+        ),
+        codes=(*_ENDED, ("75, 78, 126, 127", "as of `start`")),
+    ),
+    Verb(
+        "status",
+        "show what runs: lock, state, process tree, strays",
+        "For every instance: who holds the lock; target, state, pid, uptime, restarts, the last exit and its cause; "
+        "its processes with CPU and memory; processes of ours that nobody holds (strays). CPU is each process's "
+        "average over its life; with --watch it is the share since the sample before. Memory is resident memory: "
+        "pages shared by several processes count in each of them.",
+        options=(
+            _JSON,
+            Option("--watch -w", "look again and again, until Ctrl-C"),
+            Option("--interval", "time between two looks of --watch (default 2s)", kind="seconds", default=2.0),
+        ),
+        examples=(
+            ("status", "every instance of this project"),
+            ("status headless", "one target; the exit status tells the state"),
+            ("status --watch --interval 1s", "a live view"),
+            ("status --json", "for programs"),
+        ),
+        codes=(
+            ("0", "running"),
+            ("1", "dead, and its pid file is left"),
+            ("2", "dead, and its lock is held or left"),
+            ("3", "not running"),
+            ("4", "unknown"),
+            ("", "of several targets: 0 if all run, else the worst, in the order 4, 2, 1, 3"),
+        ),
+    ),
+    Verb(
+        "kill-all",
+        "end everything of this project: instances, ad hoc runs, strays",
+        "Lists and asks, then ends every instance and every stray of the project. It never touches itself, its "
+        "ancestors, pid 1, kernel threads or other users' processes.",
+        target="",
+        options=(_FORCE, _GRACE, _NOW, _JSON),
+        examples=(("kill-all", "list, ask, end"), ("kill-all --force --now", "no questions, no grace")),
+        codes=_ENDED,
+    ),
+    Verb(
+        "logs",
+        "show what targets printed",
+        "The last lines of each target's log. Without TARGET: of every target that has one.",
+        options=(
+            Option("--follow -f", "go on as it grows, over rotations, until Ctrl-C"),
+            Option("--lines -n", "how many lines from the end (default 20)", kind="count", default=20),
+            Option("--path", "print where the log lies instead"),
+        ),
+        examples=(
+            ("logs headless", "the last 20 lines"),
+            ("logs -f headless", "live"),
+            ("logs headless -n 1000", "more of it"),
+        ),
+        codes=(("0", "shown"), ("2", "no such target")),
+    ),
+    Verb(
+        "exec",
+        "run a command as its init: forward signals, reap, time out",
+        "No lock, no config, one process: a PID 1 for containers and scripts. Its own options: `exec --help`.",
+        target="",
+        raw=True,
+        examples=(
+            ("exec -- make test", "signals reach the whole group"),
+            ("exec --timeout 5m -- job", "as timeout(1)"),
+        ),
+    ),
+)
+
+VERBS: dict[str, Verb] = {row.name: row for row in _ROWS}
+
+
+def defaults(verb: Verb) -> dict[str, Any]:
+    """The arguments of a line that says nothing but the verb."""
+    args: dict[str, Any] = {"config": None, "no_color": False}
+    if verb.raw:
+        args["argv"] = []
+    if verb.target:
+        args["target" if verb.target == "one" else "targets"] = None if verb.target == "one" else []
+    if verb.command:
+        args["command"] = []
+    for option in verb.options:
+        args[option.name] = option.default
+    return args
+
+
+def convert(kind: str, text: str) -> Any:
+    """The value that ``text`` stands for; ValueError tells what was expected."""
+    if kind == "seconds":
+        from safesh.clock import parse_duration
+        from safesh.errors import ConfigError
+
+        try:
+            return parse_duration(text)
+        except ConfigError:
+            raise ValueError(f"{text!r} is no duration; write 5, 1.5s, 2m or 1h30m") from None
+    if kind == "count":
+        if text.isascii() and text.isdigit() and len(text) < 10:
+            return int(text)
+        raise ValueError(f"{text!r} is no whole number from 0 on")
+    return text
+
+
+def parse(argv: list[str]) -> Parsed | None:
+    """What a well-formed line asks for; None when click has to look at it."""
+    verb: Verb | None = None
+    args: dict[str, Any] = {"config": None, "no_color": False}
+    words: list[str] = []
+    options = {flag: option for option in GLOBAL_OPTIONS for flag in option.flags}
+    index = 0
+    while index < len(argv):
+        word = argv[index]
+        index += 1
+        if not word.startswith("-"):
+            if verb is not None:
+                words.append(word)
+                continue
+            verb = VERBS.get(word)
+            if verb is None:
+                return None
+            args = {**defaults(verb), **args}
+            if verb.raw:
+                args["argv"] = argv[index:]
+                return Parsed(verb.name, args)
+            options.update((flag, option) for option in verb.options for flag in option.flags)
+            continue
+        if word == "--":
+            if verb is None or not verb.command or index == len(argv) or len(words) != 1:
+                return None
+            args["command"] = argv[index:]
+            break
+        flag, equals, text = word.partition("=") if word.startswith("--") else (word, "", "")
+        option = options.get(flag)
+        if option is None:
+            return None
+        if option.kind == "flag":
+            if equals:
+                return None
+            args[option.name] = True
+            continue
+        if not equals and index < len(argv):
+            text = argv[index]
+            index += 1
+        if not text or text.startswith("-"):
+            return None
+        try:
+            args[option.name] = convert(option.kind, text)
+        except ValueError:
+            return None
+    if verb is None or not _place(verb, args, words):
+        return None
+    return Parsed(verb.name, args)
+
+
+def _place(verb: Verb, args: dict[str, Any], words: list[str]) -> bool:
+    """Put the positional words where the verb wants them; False when there are too many."""
+    if verb.target == "many":
+        args["targets"] = words
+    elif verb.target == "one" and len(words) <= 1:
+        args["target"] = words[0] if words else None
+    else:
+        return not words
+    return True

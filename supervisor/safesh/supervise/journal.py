@@ -1,0 +1,69 @@
+"""What a supervisor leaves in writing: its record, and its lines in the event log."""
+
+from __future__ import annotations
+
+from safesh.clock import wall
+from safesh.core.contain import choose_backend
+from safesh.errors import SafeshError
+from safesh.instance import lock as locks
+from safesh.instance import record as records
+from safesh.supervise.events import EventLog
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from safesh.model import TargetSpec
+    from safesh.paths import InstancePaths
+
+
+class Journal:
+    """The record as a dict that is saved whole, and the events of one instance."""
+
+    def __init__(self, spec: TargetSpec, paths: InstancePaths, mode: str) -> None:
+        self.paths = paths
+        self._events = EventLog(paths.events, spec.instance)
+        now = wall()
+        self.record: dict[str, Any] = {
+            "project": spec.project,
+            "instance": spec.instance,
+            "target": spec.name,
+            "state": "idle",
+            "config": spec.config,
+            "mode": mode,
+            "backend": choose_backend()[0],
+            "cgroup": "",
+            "run_id": "",
+            "supervisor": locks.own_identity(),
+            "keeper": None,
+            "main": None,
+            "command": spec.command,
+            "cwd": spec.cwd,
+            "log": paths.log(spec.name),
+            "log_lost_bytes": 0,
+            "grace": spec.stop.grace,
+            "supervised_since": now,
+            "since": now,
+            "started_at": 0.0,
+            "restarts": 0,
+            "next_start_at": None,
+            "last_exit": None,
+            "last_verdict": None,
+            "message": "",
+        }
+
+    def set_target(self, spec: TargetSpec) -> None:
+        """A restart may bring another spec into the same instance."""
+        self.record |= {"target": spec.name, "command": spec.command, "cwd": spec.cwd, "config": spec.config}
+        self.record |= {"log": self.paths.log(spec.name), "grace": spec.stop.grace}
+
+    def save(self) -> None:
+        """Write the record; a full disk costs an event, not the run."""
+        try:
+            records.write_record(self.paths, self.record)
+        except SafeshError as error:
+            self.event("record_failed", message=str(error))
+
+    def event(self, name: str, **details: Any) -> None:
+        """One line in events.jsonl, about the run under way."""
+        self._events.write(name, self.record["target"], self.record["run_id"], **details)

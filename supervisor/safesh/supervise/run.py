@@ -1,0 +1,228 @@
+"""One run as its supervisor holds it: the keeper, the main process's handle, the log."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from safesh import _platform
+from safesh.clock import monotonic, wall
+from safesh.core import kill, reap, signals
+from safesh.core.contain import INSTANCE, RUN_ID, Tree, group_path, open_group
+from safesh.core.keeper import KeeperLink, Run, start_keeper
+from safesh.core.output import Capture, drain_raw
+from safesh.errors import SafeshError
+from safesh.instance import strays
+from safesh.model import ExitInfo, StopPolicy, Verdict
+from safesh.paths import remove
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, Callable
+
+    from safesh._platform import Handle
+    from safesh.instance.lock import Lock
+    from safesh.model import TargetSpec
+    from safesh.supervise.journal import Journal
+
+_DRAIN_SECONDS = 2.0
+
+
+def new_run_id() -> str:
+    """Sorts by time, unique by chance: ``20261121T140309-9f86d081``."""
+    import time
+
+    return time.strftime("%Y%m%dT%H%M%S-", time.gmtime(wall())) + os.urandom(4).hex()
+
+
+class LiveRun:
+    """From the fork of a keeper to the verdict on its tree.
+
+    keeper is None once it has ended; capture is None once the log has everything.
+    """
+
+    def __init__(self, spec: TargetSpec, journal: Journal, lock: Lock) -> None:
+        self.spec = spec
+        self.journal = journal
+        self.lock = lock
+        self.run_id = new_run_id()
+        self.keeper: KeeperLink | None = None
+        self.main: Handle | None = None
+        self.capture: Capture | None = None
+        self.exit: ExitInfo | None = None
+        self.verdict: Verdict | None = None
+        self.refusal: SafeshError | None = None
+        self._early: list[int] = []
+
+    def start(self, stdin: int, echo: int, on_log_event: Callable[[str, dict[str, Any]], None]) -> None:
+        """Fork the keeper, which starts the target. OSError or SafeshError when that cannot be.
+
+        stdin, echo: descriptors of a foreground start, -1 for none.
+        """
+        record = self.journal.record
+        log = record["log"]
+        record |= {"run_id": self.run_id, "started_at": wall(), "cgroup": "", "main": None}
+        self.journal.save()  # before anything exists that a later command would have to find by it
+        read, write = os.pipe()
+        nothing = -1
+        try:
+            try:
+                self.capture = Capture(read, log, self.spec.log, echo if echo >= 0 else None, on_log_event)
+            except BaseException:
+                os.close(read)
+                raise
+            if stdin < 0:
+                stdin = nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+            def on_orphaned(end: ExitInfo | None, verdict: Verdict, output: int) -> None:
+                drain_raw(output, log, monotonic() + _DRAIN_SECONDS)
+                self._bury(end, verdict)
+
+            run = Run(self.spec, self.run_id, self._environment(), stdin, (read, write), [self.lock.fd], on_orphaned)
+            self.keeper = start_keeper(run)
+        except BaseException:
+            self.close_log()
+            raise
+        finally:
+            os.close(write)
+            if nothing >= 0:
+                os.close(nothing)
+        record["keeper"] = {
+            "pid": self.keeper.pid,
+            "start": self.keeper.handle.start,
+            "boot": _platform.boot_id(),
+        }
+
+    def _environment(self) -> dict[str, str]:
+        record = self.journal.record
+        env = dict(os.environ) | self.spec.env
+        env |= {RUN_ID: self.run_id, "SAFESH_TARGET": self.spec.name}
+        env[INSTANCE] = strays.mark(self.journal.paths.folder, record["instance"])
+        return env
+
+    def _bury(self, end: ExitInfo | None, verdict: Verdict) -> None:
+        """Runs in the keeper of a vanished supervisor: the record tells what became of the run."""
+        journal = self.journal
+        journal.record |= {
+            "state": "failed",
+            "since": wall(),
+            "keeper": None,
+            "main": None,
+            "last_verdict": verdict.to_dict(),
+            "message": "its supervisor vanished; the keeper ended the tree",
+        }
+        if end is not None:
+            journal.record["last_exit"] = end.to_dict()
+        journal.event("supervisor_lost", verdict=verdict.to_dict())
+        journal.save()
+        try:
+            remove(journal.paths.socket)
+        except SafeshError:
+            pass  # nobody is left to tell; the next start replaces it
+        self.lock.release()
+
+    # ---- while it lives
+
+    def spawned(self, pid: int, start: int, group: str) -> None:
+        """The target's program has been executed; signals that came too early go to it now."""
+        record = self.journal.record
+        self.main = _platform.open_handle(pid, start)
+        record |= {"main": {"pid": pid, "start": start, "boot": _platform.boot_id()}}
+        record |= {"cgroup": group, "started_at": wall()}
+        early, self._early = self._early, []
+        for number in early:
+            self.signal(number)
+
+    def signal(self, number: int) -> None:
+        """Send a signal on to the main process."""
+        if self.journal.record["main"] is None and self.keeper is not None:
+            self._early.append(number)
+        elif self.main is not None:
+            try:
+                self.main.send(number)
+            except PermissionError:
+                self.journal.event("signal_denied", signal=signals.name(number))
+
+    def signal_group(self, number: int) -> None:
+        """Send a signal to the main process's group, which it leads."""
+        if self.main is not None and self.main.alive():  # a living leader's group cannot be another one
+            os.killpg(self.main.pid, number)
+
+    def end(self, policy: StopPolicy, *, now: bool) -> None:
+        """Have the keeper end the tree; once more with ``now`` ends the grace."""
+        if self.keeper is not None:
+            self.keeper.wake()
+            self.keeper.end(policy, now=now)
+
+    def compressor(self) -> int:
+        """The pid of the child that compresses old log parts, 0 when there is none."""
+        return self.capture.compressor_pid() if self.capture is not None else 0
+
+    def reaped(self, pid: int, status: int) -> None:
+        if self.capture is not None:
+            self.capture.reaped(pid, status)
+
+    # ---- at its end
+
+    def collect_keeper(self) -> None:
+        """The keeper's report has ended: wait until its children have passed to us, and let go of it."""
+        if self.keeper is not None:
+            # A process closes its descriptors first and gives up its children later (exit_notify): only when it
+            # can be collected are they ours.
+            os.waitpid(self.keeper.pid, 0)
+            self.keeper.close()
+            self.keeper = None
+            self.journal.record["keeper"] = None
+
+    def clean_up(self, policy: StopPolicy, wait: kill.Wait) -> Verdict:
+        """The keeper was killed: its orphans have passed to us, their subreaper; end them here."""
+        record = self.journal.record
+        compressor = self.compressor()
+        group = open_group(record["cgroup"] or group_path(self.run_id))
+        tree = Tree(self.run_id, os.getpid(), group, spare=[compressor] if compressor else [])
+        main = record["main"]
+        try:
+            verdict = kill.end_tree(tree, policy, main=(main["pid"], main["start"]) if main else None, wait=wait)
+        finally:
+            tree.close()
+        verdict.target = self.spec.name
+        return verdict
+
+    def wait_cleaning(self, handles: list[Handle], deadline: float, signal_fd: int) -> None:
+        """One wait of :meth:`clean_up`: the log keeps flowing, whoever ends is collected."""
+        watch = select.poll()
+        watch.register(signal_fd, select.POLLIN)
+        if self.capture is not None:
+            watch.register(self.capture.fileno(), select.POLLIN)
+        blind = False
+        for handle in handles:
+            if handle.fileno() >= 0:
+                watch.register(handle.fileno(), select.POLLIN)
+            else:
+                blind = True
+        watch.poll(kill.poll_milliseconds(deadline, blind))
+        if self.capture is not None and not self.capture.pump():
+            self.close_log()
+        main = self.journal.record["main"]
+        for pid, status, usage in reap.reap_all():
+            if pid == self.compressor():
+                self.reaped(pid, status)
+            elif main is not None and pid == main["pid"]:
+                self.exit = reap.read_status(status, usage)
+                self.journal.record["last_exit"] = self.exit.to_dict()
+
+    def close_log(self) -> None:
+        """Everything that was written goes into the log; then it is closed."""
+        if self.capture is not None:
+            self.capture.drain(monotonic() + _DRAIN_SECONDS)
+            self.capture.close()
+            self.journal.record["log_lost_bytes"] += self.capture.lost_bytes
+            self.capture = None
+
+    def close(self) -> None:
+        """Let go of everything; the run is over."""
+        self.close_log()
+        if self.main is not None:
+            self.main.close()
+            self.main = None
+        self.journal.record["main"] = None

@@ -1,0 +1,1 @@
+"""What the tests share. Each module says what it is for; ``conftest.py`` loads those that are pytest plugins."""
