@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from helpers.checkout import BASE_PYTHON, DEADLINE, REPOSITORY, Checkout, answer, make_wheel
 
 MAKING = "making the virtual environment"

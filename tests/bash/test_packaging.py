@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from helpers.checkout import BASE_PYTHON, REPOSITORY
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from helpers.checkout import Checkout, answer
 
 
@@ -142,7 +143,11 @@ def test_a_warm_call_adds_at_most_5_ms_to_python_m_safesh(warm: Checkout) -> Non
         ),
     }
     best = dict.fromkeys(ways, float("inf"))
-    for _ in range(25):  # the best of each: other processes only ever add
+    deadline = time.monotonic() + 60
+    rounds = 0
+    # The best of each: other processes only ever add. On a busy machine it takes longer to be undisturbed once.
+    while rounds < 20 or (best["safe.sh"] - best["python"] > 0.005 and time.monotonic() < deadline):
+        rounds += 1
         for name, (command, environment) in ways.items():
             began = time.perf_counter()
             subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, timeout=30)

@@ -1,39 +1,29 @@
-"""Starts ``safe.sh exec`` for the tests: as a plain file for the interpreter, without launcher and environment.
-
-As a program it is that file; as a module it has what the tests of ``exec`` share.
-"""
+"""What the tests of ``safe.sh exec`` share: starting it, its terminal, its state."""
 
 from __future__ import annotations
 
-import os
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).resolve().parents[2]
-
-if __name__ == "__main__":
-    sys.path[0] = str(ROOT / "supervisor")
-    from safesh.cli.exec import main
-
-    os._exit(main(sys.argv[1:]))
-
 import fcntl
+import os
 import pty
 import re
 import shutil
 import subprocess
+import sys
 import termios
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers import procs
 
+ROOT = Path(__file__).resolve().parents[2]
 # The venv's python is a link to the real one: a shim in between would be a process of its own.
 PYTHON = os.path.realpath(sys.executable)
-EXEC = (PYTHON, "-E", "-s", "-S", str(Path(__file__).resolve()))
+EXEC = (PYTHON, "-E", "-s", "-S", str(Path(__file__).with_name("exec_main.py")))
 ECHO = (PYTHON, "-E", "-s", "-S", str(Path(__file__).with_name("exec_echo.py")))
 
 

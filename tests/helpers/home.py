@@ -142,6 +142,17 @@ def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
             yield made
     finally:
         shutil.rmtree(base, ignore_errors=True)
+        if base.exists():
+            _LEFT.append(base)
+
+
+_LEFT: list[Path] = []
+
+
+def pytest_unconfigure() -> None:
+    """By now the leaked processes that still wrote into their homes have been ended."""
+    for base in _LEFT:
+        shutil.rmtree(base, ignore_errors=True)
 
 
 @pytest.fixture

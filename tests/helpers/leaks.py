@@ -153,6 +153,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[SESSION_MARK] = uuid.uuid4().hex
     # Children shall start as they do for users, with compiled modules kept.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    # What a shell or a job runner let us inherit is no business of the children's: tests count descriptors.
+    for fd in descriptors():
+        if fd > 2 and os.path.exists(f"/proc/self/fd/{fd}"):
+            os.set_inheritable(fd, False)
     config.stash[_BEFORE] = _surroundings(config.rootpath)
 
 

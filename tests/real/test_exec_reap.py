@@ -6,6 +6,7 @@ import re
 import signal
 
 import pytest
+
 from helpers import procs
 from helpers.exec_run import ECHO, EXEC, PID_1, finish, need_pid_1, python, run_exec
 
@@ -19,9 +20,7 @@ ORPHANS = python(
     "    os.waitpid(pid, 0)\n"
     "print('made', flush=True); sys.stdin.read(); sys.exit(int(sys.argv[2]))"
 )
-INHERIT = python(
-    "import ctypes,os,sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])"
-)
+INHERIT = python("import ctypes,os,sys; ctypes.CDLL(None).prctl(36, 1, 0, 0, 0); os.execv(sys.argv[1], sys.argv[1:])")
 WARNING = "neither pid 1 nor a subreaper"
 
 

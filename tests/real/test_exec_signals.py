@@ -8,13 +8,16 @@ import signal
 import time
 
 import pytest
+
 from helpers import procs
 from helpers.exec_run import ECHO, finish, python, run_exec, state, wait_state
 
 SESSIONS = ("new", "pgrp", "keep")
 STOPPING = (signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 ALL = [n for n in range(1, 32) if n not in (signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD)]
-SYNCHRONOUS = (signal.SIGSEGV, signal.SIGFPE, signal.SIGILL, signal.SIGBUS, signal.SIGTRAP, signal.SIGSYS, signal.SIGABRT)
+SYNCHRONOUS = [
+    getattr(signal, name) for name in ("SIGSEGV", "SIGFPE", "SIGILL", "SIGBUS", "SIGTRAP", "SIGSYS", "SIGABRT")
+]
 
 
 def ready(init: procs.Spawn) -> int:
@@ -78,7 +81,7 @@ def test_scope_group_in_the_callers_group_reaches_it_once_and_does_not_echo() ->
 
 
 def test_a_whole_pipeline_ends_with_term_to_the_group() -> None:
-    with run_exec("--", "sh", "-c", "yes hi | tail & yes error | tail >&2") as init:
+    with run_exec("--", "sh", "-c", "sleep 100 | sleep 100 & sleep 100 | sleep 100") as init:
         tree = procs.wait_until(lambda: len(found := procs.tree_of(init.pid)) == 6 and found)
         init.send(signal.SIGTERM)
         init.wait()
@@ -86,7 +89,7 @@ def test_a_whole_pipeline_ends_with_term_to_the_group() -> None:
 
 
 def test_keep_ends_only_the_command_of_a_pipeline() -> None:
-    with run_exec("--session", "keep", "--", "sh", "-c", "yes hi | tail & yes error | tail >&2") as init:
+    with run_exec("--session", "keep", "--", "sh", "-c", "sleep 100 | sleep 100 & sleep 100 | sleep 100") as init:
         tree = procs.wait_until(lambda: len(found := procs.tree_of(init.pid)) == 6 and found)
         init.send(signal.SIGTERM)
         init.wait()

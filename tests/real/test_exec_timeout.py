@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import time
+from pathlib import Path
 
 import pytest
-from helpers import procs
-from helpers.exec_run import ECHO, EXEC, finish, python, run_exec, wait_state
 
+from helpers import procs
+from helpers.exec_run import ECHO, EXEC, ROOT, finish, python, run_exec, wait_state
 from safesh.cli.exec import parse_duration
 from safesh.errors import UsageError
 
@@ -54,7 +55,8 @@ def test_124_even_when_the_command_then_exits_by_itself() -> None:
 def test_preserve_status_gives_the_commands_status_all_the_same() -> None:
     with run_exec("--preserve-status", "--timeout", ".2", "sleep", "10") as init:
         assert finish(init)[0] == 143
-    with run_exec("--preserve-status", "--timeout=.3", "sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.05; done") as init:
+    trapping = "trap 'exit 5' TERM; while :; do sleep 0.05; done"
+    with run_exec("--preserve-status", "--timeout=.3", "sh", "-c", trapping) as init:
         assert finish(init)[0] == 5
 
 
@@ -107,11 +109,11 @@ def test_the_whole_group_is_ended_by_default() -> None:
         procs.wait_until(lambda: not any(procs.alive(one.pid, one.start) for one in tree))
 
 
-def test_a_core_dump_counts_as_the_time_being_over_or_as_the_signal() -> None:
-    dumping = ("sh", "-c", "ulimit -c unlimited 2>/dev/null; cd \"$(mktemp -d)\"; trap 'kill -QUIT $$' TERM; while :; do sleep 0.05; done")
-    with run_exec("--timeout", ".3", "--", *dumping) as init:
+def test_a_core_dump_counts_as_the_time_being_over_or_as_the_signal(tmp_path: Path) -> None:
+    dumping = "ulimit -c unlimited 2>/dev/null; trap 'kill -QUIT $$' TERM; while :; do sleep 0.05; done"
+    with run_exec("--timeout", ".3", "sh", "-c", dumping, cwd=tmp_path) as init:
         assert finish(init)[0] == 124
-    with run_exec("--timeout", "10", "--", "sh", "-c", 'cd "$(mktemp -d)"; kill -SEGV $$') as init:
+    with run_exec("--timeout", "10", "sh", "-c", "ulimit -c unlimited; kill -SEGV $$", cwd=tmp_path) as init:
         assert finish(init)[0] == 128 + signal.SIGSEGV
 
 
@@ -168,13 +170,16 @@ def test_other_durations_are_refused_by_name(text: str) -> None:
 
 
 def test_an_alarm_blocked_by_the_caller_does_not_matter() -> None:
-    block = python("import os,signal,sys; signal.pthread_sigmask(signal.SIG_BLOCK, [14]); os.execv(sys.argv[1], sys.argv[1:])")
+    block = python(
+        "import os,signal,sys; signal.pthread_sigmask(signal.SIG_BLOCK, [14]); os.execv(sys.argv[1], sys.argv[1:])"
+    )
     with run_exec("--timeout", ".2", "sleep", "10", prefix=block) as init:
         assert finish(init)[0] == 124
 
 
 def test_a_child_of_the_caller_does_not_confuse_it() -> None:
-    with run_exec("--timeout", ".5", "sh", "-c", "sleep 2; echo foo", prefix=("sh", "-c", 'sleep .1 & exec "$@"', "sh")) as init:
+    with_child = ("sh", "-c", 'sleep .1 & exec "$@"', "sh")
+    with run_exec("--timeout", ".5", "sh", "-c", "sleep 2; echo foo", prefix=with_child) as init:
         code, out, _ = finish(init)
     assert (code, out) == (124, "")
 
@@ -207,7 +212,7 @@ def test_an_outer_limit_reaches_through_an_inner_init(inner: tuple[str, ...]) ->
 
 
 def test_in_the_callers_group_an_interrupt_to_that_group_ends_the_command_in_time() -> None:
-    with procs.Spawn("sh", "-c", f'trap "" INT; "$@" & wait', "sh", *EXEC, "--session", "keep", "--timeout", "25", "--",
+    with procs.Spawn("sh", "-c", 'trap "" INT; "$@" & wait', "sh", *EXEC, "--session", "keep", "--timeout", "25", "--",
                      *ECHO, "--exit-on", "2") as group:  # fmt: skip
         pid = int(group.wait_line(r"^ready (\d+)$")[1])
         for one in procs.tree_of(group.pid):
@@ -232,3 +237,14 @@ def test_without_a_limit_an_alarm_is_a_signal_like_any_other() -> None:
             init.wait_line("^ready")
             init.send(signal.SIGALRM)
             init.wait_line("^14$")
+
+
+@pytest.mark.parametrize(("words", "status"), [(["sh", "-c", "exit 7"], 7), (["--timeout", ".2", "sleep", "9"], 124)])
+def test_it_works_where_sigtimedwait_and_waitid_are_missing_as_on_macos(words: list[str], status: int) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'supervisor')!r}); import _signal, os\n"
+        "del _signal.sigtimedwait, _signal.sigwaitinfo, os.waitid\n"
+        "from safesh.cli.exec import main; os._exit(main(sys.argv[1:]))"
+    )
+    with procs.Spawn(*python(code), *words) as init:
+        assert finish(init) == (status, "", "")

@@ -10,6 +10,7 @@ import struct
 import termios
 
 import pytest
+
 from helpers import procs
 from helpers.exec_run import ECHO, EXEC, Terminal, on_terminal, python, state, wait_state
 
@@ -140,7 +141,8 @@ def test_ctrl_z_gives_the_shell_back_and_fg_resumes(session: str) -> None:
 
 
 def test_its_own_group_is_the_foreground_and_the_caller_gets_it_back() -> None:
-    with on_terminal("sh", "-c", f'{line("--session", "pgrp", "--", *ECHO, "--exit-on", "10").strip()}; echo after; read x') as terminal:
+    command = line("--session", "pgrp", "--", *ECHO, "--exit-on", "10").strip()
+    with on_terminal("sh", "-c", f"{command}; echo after; read x") as terminal:
         pid = int(terminal.wait_text(r"^ready (\d+)$")[1])
         found = procs.look(pid)
         assert found is not None

@@ -33,7 +33,7 @@ EVERYDAY = [
     "stop",
     "stop headless gui --force --timeout 2.5",
     "stop -f --now --json",
-    "restart headless -d -f",
+    "restart headless --now -f",
     "status",
     "status headless --json",
     "--no-color status -w --interval 500ms",

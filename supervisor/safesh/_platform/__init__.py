@@ -30,6 +30,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Literal
 
+    from safesh._platform.base import PlainHandle
+    from safesh._platform.linux import Handle as PidfdHandle
+
+    Handle = PidfdHandle | PlainHandle  # what open_handle gives
     Backend = Literal["cgroup", "subreaper", "posix"]
 
 BACKENDS: tuple[Backend, ...] = ("cgroup", "subreaper", "posix")
@@ -48,7 +52,6 @@ def forced_backend() -> str:
 if sys.platform == "linux" and forced_backend() != "posix":
     from safesh._platform.linux import (
         HAS_SUBREAPER,
-        Handle,
         Info,
         SignalSource,
         become_subreaper,
@@ -68,10 +71,8 @@ if sys.platform == "linux" and forced_backend() != "posix":
         tee,
     )
 else:
-    from safesh._platform.base import reopen, tee
     from safesh._platform.posix import (  # type: ignore[assignment]
         HAS_SUBREAPER,
-        Handle,
         Info,
         SignalSource,
         become_subreaper,
@@ -83,16 +84,17 @@ else:
         oom_kills,
         open_handle,
         plain_handle,
+        reopen,
         scan,
         set_name,
         set_pdeathsig,
         start_time,
+        tee,
     )
 
 __all__ = [
     "BACKENDS",
     "HAS_SUBREAPER",
-    "Handle",
     "Info",
     "SignalSource",
     "become_subreaper",

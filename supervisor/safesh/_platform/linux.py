@@ -239,6 +239,8 @@ class Handle:
 
     def send(self, signal: int) -> bool:
         """True when sent, False when the process is gone; PermissionError when it may not be signalled."""
+        if not self.alive():  # the kernel takes signals for zombies, which are as gone as they will be
+            return False
         try:
             _signal.pidfd_send_signal(self._fd, signal)
         except ProcessLookupError:

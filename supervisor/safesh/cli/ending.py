@@ -24,6 +24,11 @@ class Ending:
         self.view: InstanceView = look(chosen.paths, chosen.specs)
         self.inside = self.view.supervisor_alive and client.own_ancestor((self.view.holder or {}).get("pid", -1))
 
+    def tidy(self) -> None:
+        """Nobody is left; what the run's end could not remove goes now."""
+        if self.view.lock == "free":
+            Finder(self.chosen.paths.folder, self.chosen.name, self.view.record, []).remove_group()
+
     @property
     def held(self) -> bool:
         return self.view.supervisor_alive or self.view.keeper_alive

@@ -113,7 +113,7 @@ _ROWS = (
             Option("--detach -d", "come back once it runs (or has failed, with the reason); it outlives the terminal"),
             Option("--replace", "end what holds the instance or strays from it, then start"),
             Option("--force -f", "with --replace: do not ask"),
-            Option("--timeout", "how long --detach waits for it to be ready", kind="seconds"),
+            Option("--timeout", "how long --detach waits until it runs", kind="seconds"),
             _JSON,
         ),
         examples=(
@@ -147,17 +147,16 @@ _ROWS = (
         "restart",
         "stop targets, then start them again",
         "Stops as `stop` does and starts the same targets once nobody is left of them. Without TARGET: every live "
-        "instance of the project. What was detached is detached again.",
+        "instance of the project. The lock is kept, and what was detached stays detached.",
         options=(
             _FORCE,
             _GRACE,
             _NOW,
-            Option("--detach -d", "start in the background, also what ran in the foreground"),
             _JSON,
         ),
         examples=(
             ("restart headless", "list, ask, stop, start"),
-            ("restart --force -d", "everything, in the background"),
+            ("restart --force --now", "everything, without asking or waiting"),
         ),
         codes=(*_ENDED, ("75, 78, 126, 127", "as of `start`")),
     ),

@@ -23,11 +23,21 @@ def hold(fd: int) -> int:
     for number in (plan.lock, plan.stdin, plan.echo, plan.terminal, plan.notify):
         if number > 2:
             os.set_inheritable(number, False)
-    return Supervisor(plan, tell if plan.mode == "foreground" else lambda _line: None).supervise()
+    supervisor = Supervisor(plan, tell if plan.mode == "foreground" else lambda _line: None)
+    try:
+        return supervisor.supervise()
+    except Exception:
+        # A bug of ours. Leaving is safe: the keeper ends the tree. But nobody may have to guess why.
+        import traceback
+
+        text = traceback.format_exc()
+        supervisor.journal.event("supervisor_crashed", traceback=text)
+        tell(text if plan.mode == "foreground" else "")
+        return 70
 
 
 def tell(line: str) -> None:
-    """One line for the person at the terminal, on stderr; gone with it."""
+    """For the person at the terminal, on stderr; gone with it."""
     try:
         os.write(2, f"safesh: {line}\n".encode(errors="backslashreplace"))
     except OSError:

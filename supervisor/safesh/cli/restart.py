@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from safesh import config as configs
+from safesh import wire
 from safesh.cli import ending, render, start, targets
 from safesh.errors import SafeshError, UsageError
 from safesh.supervise import client
@@ -41,7 +42,10 @@ def _restart(one: ending.Ending, name: str, config: Config | None, args: dict[st
         if request.ask(spec.to_dict() if spec is not None else None):
             answer = request.wait()
             if answer is not None and answer.get("restarted"):
-                print(f"{render.style(name, 'name')} runs again (pid {answer['pid']})")
+                if args["json"]:
+                    print(wire.dumps({"v": 1, "target": name, "instance": one.chosen.name, **answer}))
+                else:
+                    print(f"{render.style(name, 'name')} runs again (pid {answer['pid']})")
                 return 0
             message = (answer or {}).get("message") or "the supervisor ended"
             raise SafeshError(f"did not come back: {message}", place=name, hint=f"safe.sh logs {name}")
@@ -51,6 +55,6 @@ def _restart(one: ending.Ending, name: str, config: Config | None, args: dict[st
             return ending.report([(one, verdict)], args, [])
     if spec is None:
         raise UsageError(f"{name} is not in safe.toml, so it can be restarted only while it runs", hint="safe.sh start")
-    again = {**args, "target": name, "command": [], "detach": True, "replace": False, "force": True}
+    again = {**args, "target": name, "command": [], "detach": True, "replace": False, "timeout": None}
     return start.run(again)
 

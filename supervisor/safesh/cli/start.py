@@ -7,7 +7,7 @@ import sys
 
 from safesh import config as configs
 from safesh.cli import render, targets
-from safesh.errors import UsageError
+from safesh.errors import SafeshError, UsageError
 from safesh.supervise import launch
 
 TYPE_CHECKING = False
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 def run(args: dict[str, Any]) -> int:
     """Start ``target``; in the foreground this process becomes its supervisor and does not return."""
     spec, specs = pick(args)
-    if args["replace"] and not args["force"]:
-        _confirm_replacing(spec, specs)
+    if args["replace"]:
+        _replace(spec, specs, args)
     if not args["detach"]:
+        # A terminal stays with the shell; a pipe or file is the target's input, as it would be without us.
         stdin = 0 if not os.isatty(0) else -1
-        launch.run_foreground(spec, specs, replace=args["replace"], echo=1, stdin=stdin)
-    ready = launch.run_detached(spec, specs, replace=args["replace"])
+        launch.run_foreground(spec, specs, echo=1, stdin=stdin)
+    ready = launch.run_detached(spec, specs, args["timeout"])
     if args["json"]:
         from safesh import wire
 
@@ -60,14 +61,20 @@ def _only_target(config: Config) -> str:
     raise UsageError("which target?", place=config.path, hint=f"safe.sh start {'|'.join(names)}")
 
 
-def _confirm_replacing(spec: TargetSpec, specs: list[TargetSpec]) -> None:
-    from safesh.cli.confirm import confirm
-    from safesh.instance.view import look
+def _replace(spec: TargetSpec, specs: list[TargetSpec], args: dict[str, Any]) -> None:
+    """End what holds the instance, and its strays, before the start."""
+    from safesh.cli import ending
     from safesh.paths import InstancePaths
 
     mine = [one for one in specs if one.instance == spec.instance] or [spec]
-    found = look(InstancePaths.of(spec), mine, tree=False).strays
-    if found:
-        print(render.members(found))
-        if not confirm(f"End {len(found)} of them, then start {spec.name}?"):
-            raise UsageError("nothing was ended or started")
+    found = ending.Ending(targets.Chosen(spec.instance, InstancePaths.of(spec), mine))
+    if found.inside:
+        raise UsageError("this command runs inside it and would end itself", place=spec.instance)
+    if not (found.held or found.members):
+        return
+    if not ending.confirm_ending([found], args, "Replace"):
+        raise UsageError("nothing was ended or started")
+    results = ending.end_all([found], {**args, "timeout": None, "now": False})
+    if not results[0][1].ok:
+        ending.report(results, args, [])
+        raise SafeshError("not started: not everybody could be ended", place=spec.instance)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safesh.cli import ending, targets
+from safesh.cli import ending, render, targets
 from safesh.errors import UsageError
 
 TYPE_CHECKING = False
@@ -33,6 +33,7 @@ def end(chosen: list[targets.Chosen], args: dict[str, Any], *, named: list[str],
         elif _wanted(found, named) and (found.held or found.members):
             endings.append(found)
         else:
+            found.tidy()
             idle.append(_idle_name(found, named))
     if endings and not ending.confirm_ending(endings, args, verb):
         raise UsageError("nothing was ended")
@@ -51,5 +52,5 @@ def _wanted(found: ending.Ending, named: list[str]) -> bool:
 def _idle_name(found: ending.Ending, named: list[str]) -> str:
     if found.view.supervisor_alive:
         asked = " ".join(name for name in named if name != found.target)
-        return f"{asked} (instance {found.chosen.name} is held by {found.target}: safe.sh stop {found.target})"
+        return f"{asked} (instance {found.chosen.name} is held by {found.target}: {render.as_typed(f'safe.sh stop {found.target}')})"
     return found.chosen.name

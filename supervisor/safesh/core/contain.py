@@ -24,7 +24,7 @@ RUN_ID = "SAFESH_RUN_ID"
 INSTANCE = "SAFESH_INSTANCE"
 
 # pidfds kept open at once; members beyond that are told by pid and start time, checked at each signal.
-_MOST_HANDLES = 400
+_MOST_HANDLES = min(400, max(0, os.sysconf("SC_OPEN_MAX")) // 2)
 
 
 def choose_backend() -> tuple[Backend, str]:
@@ -81,9 +81,15 @@ class Tree:
         self.handles: dict[tuple[int, int], Handle] = {}
         self.find_more: Callable[[dict[int, Info]], Iterable[int]] | None = None
         self._sessions: set[int] = set()
+        self._groups: set[int] = set()
 
-    def adopt(self, pid: int, start: int) -> Handle | None:
-        """Count this process in, for as long as it lives; its handle, or None when it is gone."""
+    def adopt(self, pid: int, start: int, *, leads: bool = False) -> Handle | None:
+        """Count this process in, for as long as it lives; its handle, or None when it is gone.
+
+        leads: it is known to lead a session, which is the tree's also after its leader's end.
+        """
+        if leads:
+            self._sessions.add(pid)
         key = (pid, start)
         handle = self.handles.get(key)
         if handle is None:
@@ -110,13 +116,29 @@ class Tree:
 
     def look(self) -> dict[int, Info]:
         """The living members now, each with an open handle in ``handles``; zombies are not among them."""
-        found = self.find(_platform.scan())
+        everything = _platform.scan()
+        found = self.find(everything)
+        self._groups = _own_groups(everything, found)
         for pid in list(found):
             if self.adopt(pid, found[pid].start) is None:
                 del found[pid]
-        for key in [key for key in self.handles if key[0] not in found]:
-            self.handles.pop(key).close()
+        here = {(one.pid, one.start) for one in found.values()}
+        for key in [key for key in self.handles if key not in here]:
+            if not self.handles[key].alive():  # what the scan could not read is still ours
+                self.handles.pop(key).close()
         return found
+
+    def signal_groups(self, signal: int) -> None:
+        """Signal the process groups in which the last look found members only.
+
+        A member that forks and exits without end is gone before a signal to its pid arrives. One to its group meets
+        parent and child alike: the kernel lets no fork slip through in between (kernel/fork.c, copy_process).
+        """
+        for group in self._groups:
+            try:
+                os.killpg(group, signal)
+            except (ProcessLookupError, PermissionError):
+                pass
 
     def _descend(self, everything: dict[int, Info], seeds: list[int]) -> dict[int, Info]:
         children: dict[int, list[int]] = {}
@@ -145,6 +167,8 @@ class Tree:
             # Only sessions that a member leads: a target's, or one that a member made.
             if one is not None and one.start == start and one.sid == pid:
                 self._sessions.add(pid)
+            elif one is not None and one.start != start:
+                self._sessions.discard(pid)  # its number passed on, so nobody was left in its session (setsid(2))
         ours = [one.pid for one in everything.values() if one.sid in self._sessions]
         if self.run_id:
             for one in everything.values():
@@ -184,6 +208,16 @@ class Tree:
         for handle in self.handles.values():
             handle.close()
         self.handles.clear()
+
+
+def _own_groups(everything: dict[int, Info], members: dict[int, Info]) -> set[int]:
+    """Process groups of sessions that hold members and nobody else: only members can fork or move into those."""
+    sessions = {one.sid for one in members.values()} - {0, os.getsid(0)}
+    for one in everything.values():
+        if one.sid in sessions and one.pid not in members and not one.dead:
+            sessions.discard(one.sid)
+    # 0 stands for a group outside of our pid namespace, 1 for that of its init.
+    return {one.pgid for one in members.values() if one.sid in sessions and one.pgid > 1} - {os.getpgrp()}
 
 
 def ancestors(everything: dict[int, Info]) -> set[int]:

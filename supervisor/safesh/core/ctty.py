@@ -51,9 +51,11 @@ def give_up(tty: int) -> list[int] | None:
         return None
     owed = []
     for number in (_signal.SIGHUP, _signal.SIGCONT):
-        # macOS has no sigtimedwait, and no name of a sender either.
-        info = _signal.sigtimedwait({number}, 0) if hasattr(_signal, "sigtimedwait") else None
-        if info is not None and info.si_pid != os.getpid():
+        if number not in _signal.sigpending():
+            continue
+        if not hasattr(_signal, "sigwaitinfo"):
+            _signal.sigwait({number})  # macOS names no sender
+        elif _signal.sigwaitinfo({number}).si_pid != os.getpid():
             owed.append(int(number))
     return owed
 

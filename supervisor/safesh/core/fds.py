@@ -10,15 +10,29 @@ if TYPE_CHECKING:
 
 
 def close_all_except(keep: Iterable[int]) -> None:
-    """Close every descriptor above 2 but these.
+    """Close every descriptor above 2 but these, which no program executed from here inherits.
 
     A forked helper that kept the lifeline's writing end would hide the supervisor's death from the keeper.
     """
+    kept = sorted({fd for fd in keep if fd > 2})
     lowest = 3
-    for fd in sorted({fd for fd in keep if fd > 2}):
+    end = _end()
+    for fd in kept:
+        os.set_inheritable(fd, False)
         os.closerange(lowest, fd)
         lowest = fd + 1
-    os.closerange(lowest, os.sysconf("SC_OPEN_MAX"))
+    os.closerange(lowest, max(lowest, end))
+
+
+def _end() -> int:
+    """One more than the highest open descriptor.
+
+    Not RLIMIT_NOFILE: it may have been lowered below what is open, or be no limit at all.
+    """
+    try:
+        return max(int(name) for name in os.listdir("/dev/fd")) + 1
+    except (OSError, ValueError):
+        return max(256, os.sysconf("SC_OPEN_MAX"))
 
 
 def point_stdio_at_null() -> None:

@@ -193,7 +193,7 @@ class _Init:
                 self.status = os.waitpid(pid, 0)[1] if status is None else status
                 return True
             if self.options.warn_reap and status is not None:
-                self.say(f"reaped zombie process {pid} ({_describe(status)})")
+                self.say(f"reaped zombie process {pid} ({initwait.describe(status)})")
         return True
 
     def _receive(self, one: Received) -> None:
@@ -284,7 +284,12 @@ class _Init:
                 pass
 
     def _finish(self, status: int) -> int:
-        survivors = self._end_tree() if self.options.on_exit == "end" else 0
+        survivors = 0
+        if self.options.on_exit == "end":
+            from safesh.core.initend import end_below
+
+            grace = self.options.kill_after or _GRACE
+            survivors = end_below(self.options.command[0], grace, self._wait_ending, self.say)
         self._reap(10_000)
         code = self._code(status)
         if code in self.options.ok_exit:
@@ -297,35 +302,9 @@ class _Init:
             return TIMED_OUT
         return 128 - ended if ended < 0 else ended
 
-    def _end_tree(self) -> int:
-        """End every process below us; the number of survivors. Grace: --kill-after, else ten seconds."""
-        from safesh.core import kill
-        from safesh.core.contain import Tree
-        from safesh.model import StopPolicy
-
-        tree = Tree(root=os.getpid())
-        try:
-            policy = StopPolicy(scope="tree", grace=self.options.kill_after or _GRACE)
-            verdict = kill.end_tree(tree, policy, wait=self._wait_ending)
-        finally:
-            tree.close()
-        if verdict.asked or verdict.killed or verdict.survivors:
-            self.say(
-                f"ended what {self.options.command[0]} left: {len(verdict.asked)} asked, {len(verdict.killed)} killed, "
-                f"{len(verdict.survivors)} survivors, {verdict.seconds:.1f}s"
-            )
-        for one in verdict.survivors:
-            self.say(f"survivor {one.pid} ({one.command}): {one.reason}")
-        return len(verdict.survivors)
-
     def _wait_ending(self, _handles: list[Handle], deadline: float) -> bool:
         """``kill.Wait``: until a child ends or the deadline; True when somebody asks us to end too."""
         self._reap(_REAP_AT_ONCE)
         one = initwait.wait_signal(deadline)
         self._reap(_REAP_AT_ONCE)
         return one is not None and one.number in _ENDING
-
-
-def _describe(status: int) -> str:
-    ended = os.waitstatus_to_exitcode(status)
-    return f"killed by {signals.name(-ended)}" if ended < 0 else f"exit status {ended}"

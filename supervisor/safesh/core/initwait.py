@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from safesh.clock import monotonic
+from safesh.core import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,6 +169,12 @@ def stopped_by(main: int) -> int:
     except (AttributeError, ChildProcessError):
         return 0
     return int(seen.si_status) if seen is not None else 0
+
+
+def describe(status: int) -> str:
+    """A wait status in words."""
+    ended = os.waitstatus_to_exitcode(status)
+    return f"killed by {signals.name(-ended)}" if ended < 0 else f"exit status {ended}"
 
 
 def stop_if_resumable(number: int) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any, Callable, NoReturn
 
     from safesh._platform import Handle
+    from safesh._platform.cgroup import Group
     from safesh.model import TargetSpec
 else:
     import _signal
@@ -104,16 +105,22 @@ class KeeperLink:
 def start_keeper(run: Run) -> KeeperLink:
     """Fork the keeper of ``run``. OSError when there are no processes or descriptors left."""
     lifeline_read, lifeline = os.pipe()
-    report, report_write = os.pipe()
+    ends = [lifeline_read, lifeline]
     parent = os.getpid()
+    # A signal must not meet our handlers in the child: it would be told through the pipe that wakes our own loop.
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
+        report, report_write = os.pipe()
+        ends += [report, report_write]
         pid = os.fork()
+        if pid == 0:
+            _keep(run, lifeline_read, report_write, parent)
     except OSError:
-        for fd in (lifeline_read, lifeline, report, report_write):
+        for fd in ends:
             os.close(fd)
         raise
-    if pid == 0:
-        _keep(run, lifeline_read, report_write, parent)
+    finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
     os.close(lifeline_read)
     os.close(report_write)
     os.set_blocking(report, False)
@@ -152,6 +159,7 @@ class _Keeper:
         self.parent = parent
         self.orphaned = False
         self.hurry = False
+        self.cutoff = float("inf")
         self.order: tuple[StopPolicy, bool] | None = None
         self.main: tuple[int, int] | None = None
         self.exit: ExitInfo | None = None
@@ -207,7 +215,7 @@ class _Keeper:
                 env=run.env,
                 stdio=(run.stdin, run.output[1], run.output[1]),
                 session="new",
-                before_exec=group.join if group is not None else None,
+                before_exec=None if group is None else lambda: _join(group),
             )
         except SafeshError as error:
             self.tree.remove_group()
@@ -216,7 +224,10 @@ class _Keeper:
             return False
         # The child cannot be reaped before we do it, so its start time is there to be read.
         self.main = (pid, _platform.start_time(pid) or 0)
-        self.tree.adopt(*self.main)
+        self.tree.adopt(*self.main, leads=True)
+        if group is not None and not group.populated():
+            self.tree.remove_group()  # it could not join; then the subreaper alone has to do
+            group = self.tree.group
         os.close(run.output[1])
         fds.point_stdio_at_null()
         if run.stdin > 2:
@@ -230,8 +241,10 @@ class _Keeper:
         tell(self.report, message)
 
     def _wait_ending(self, handles: list[Handle], deadline: float) -> bool:
-        self._wait(handles, deadline)
+        self._wait(handles, min(deadline, self.cutoff))
         hurry, self.hurry = self.hurry, False
+        if monotonic() >= self.cutoff:
+            hurry, self.cutoff = True, float("inf")
         return hurry
 
     def _wait(self, handles: list[Handle], deadline: float | None) -> None:
@@ -291,7 +304,18 @@ class _Keeper:
             now = bool(order["now"])
             if self.order is not None or now:
                 self.hurry = True
-            self.order = (StopPolicy.from_dict(order["policy"]), now)
+            policy = StopPolicy.from_dict(order["policy"])
+            # Where the rest of a tree whose main process has ended is being asked already, the order shortens that.
+            self.cutoff = min(self.cutoff, monotonic() + policy.grace)
+            self.order = (policy, now)
+
+
+def _join(group: Group) -> None:
+    """Runs in the child: a cgroup that takes nobody must not keep the target from running."""
+    try:
+        group.join()
+    except OSError:
+        pass
 
 
 def _pipe() -> tuple[int, int]:

@@ -98,7 +98,7 @@ class _Ending:
                 if monotonic() >= deadline or self.wait([], min(deadline, monotonic() + _LOOK_AGAIN / 5)):
                     return False
                 continue
-            if not whole and (main is None or main[0] not in members):
+            if not whole and main not in [(one.pid, one.start) for one in members.values()]:
                 # The main process has gone: what it left behind gets the same chance in what is left of the grace.
                 whole = True
             for one in members.values():
@@ -107,8 +107,10 @@ class _Ending:
             while handles := self.tree.living():
                 if monotonic() >= deadline or self.wait(handles, deadline):
                     return self.tree.is_empty()
-                if not whole and main is not None and main not in [(h.pid, h.start) for h in self.tree.living()]:
+                if not whole and main not in [(handle.pid, handle.start) for handle in self.tree.living()]:
                     break
+            if monotonic() >= deadline:  # somebody who is never the same for long
+                return self.tree.is_empty()
 
     def kill(self, deadline: float) -> dict[int, Info]:
         """Freeze, kill, wait, look again, until nobody is left or the deadline; the survivors."""
@@ -116,7 +118,7 @@ class _Ending:
         while True:
             if group is not None:
                 group.freeze(_FREEZE_SECONDS)
-            members = self._stop_all() if group is None else self.tree.look()
+            members = self._hold_still(deadline)
             if not members:
                 if self.tree.is_empty() or monotonic() >= deadline:
                     break
@@ -132,6 +134,7 @@ class _Ending:
                     self.send(one, _signal.SIGKILL)
             if group is not None:
                 group.kill()
+            self.tree.signal_groups(_signal.SIGKILL)
             while (handles := self.tree.living()) and monotonic() < deadline:
                 self.wait(handles, min(deadline, monotonic() + _FREEZE_SECONDS))
             if monotonic() >= deadline:
@@ -140,18 +143,23 @@ class _Ending:
             group.thaw()
         return self.tree.look()
 
-    def _stop_all(self) -> dict[int, Info]:
-        """SIGSTOP until a pass finds no new member, so that nobody forks while the list is worked off."""
+    def _hold_still(self, deadline: float) -> dict[int, Info]:
+        """SIGSTOP until a pass finds no new member, so that nobody forks while the list is worked off.
+
+        Those in the cgroup are frozen already; others may have been moved out of it.
+        """
+        frozen = set(self.tree.group.pids()) if self.tree.group is not None else set()
         stopped: set[tuple[int, int]] = set()
         members = self.tree.look()
         for _ in range(_STOP_PASSES):
-            fresh = [one for one in members.values() if (one.pid, one.start) not in stopped]
-            if not fresh:
+            fresh = [one for one in members.values() if (one.pid, one.start) not in stopped and one.pid not in frozen]
+            if not fresh or monotonic() >= deadline:
                 break
-            for one in fresh:
-                stopped.add((one.pid, one.start))
-                if len(members) > 1:
+            stopped |= {(one.pid, one.start) for one in fresh}
+            if len(members) > 1:
+                for one in fresh:
                     self.send(one, _signal.SIGSTOP)
+                self.tree.signal_groups(_signal.SIGSTOP)
             members = self.tree.look()
         return members
 
@@ -162,6 +170,11 @@ class _Ending:
             if not reason and one.state == "D":
                 reason = "in uninterruptible sleep (D): it ends when the kernel's I/O returns"
             left.append(describe(one, reason or f"still there {KILL_SECONDS:.0f} s after SIGKILL"))
+        if not left:
+            self.wait([], monotonic())  # what has ended is collected first
+            if not self.tree.is_empty():
+                reason = "somebody of the tree is left, never the same for long enough to be signalled"
+                left.append(Member(pid=0, start=0, command="?", reason=reason))
         gone = {(one.pid, one.start) for one in survivors.values()}
         return Verdict(
             run_id=self.tree.run_id,
@@ -187,6 +200,8 @@ def end_tree(
     """
     started = monotonic()
     ending = _Ending(tree, policy, wait)
+    if main is not None:
+        tree.adopt(*main, leads=True)  # a target leads its session
     survivors: dict[int, Info] = {}
     if now or not ending.ask_and_wait(main, started + policy.grace):
         survivors = ending.kill(monotonic() + KILL_SECONDS)

@@ -130,7 +130,7 @@ class Capture:
         try:
             log.settle()
             room = log.room()
-            if room <= 0 and log.at_boundary():
+            if room <= 0 and log.at_boundary() and self._has_bytes():  # no new file before there is something for it
                 log.rotate()
                 room = log.room()
         except (OSError, StateError) as error:
@@ -163,9 +163,7 @@ class Capture:
         moved = 0
         try:
             while moved < cut:
-                step = os.splice(
-                    self._pipe, self._log.fd, cut - moved, offset_dst=self._log.size, flags=_SPLICE_FLAGS
-                )
+                step = os.splice(self._pipe, self._log.fd, cut - moved, offset_dst=self._log.size, flags=_SPLICE_FLAGS)
                 self._log.size += step
                 moved += step
         finally:
@@ -173,20 +171,23 @@ class Capture:
         return moved
 
     def _peek(self) -> bytes | None:
-        """What is in the pipe, left there; b"" at its end, None where there is no tee(2). BlockingIOError when empty."""
+        """What is in the pipe, left there; b"" at its end, None without tee(2); BlockingIOError when it is empty."""
         if self._scratch is None:
             self._scratch = os.pipe()
         length = _platform.tee(self._pipe, self._scratch[1], _FLOOD)
         if length < 0:
-            watch = select.poll()
-            watch.register(self._pipe, select.POLLIN)
-            if not watch.poll(0):
+            if not self._has_bytes():
                 raise BlockingIOError
             # There is something now, and nobody else takes it: another failure means that tee does not work.
             length = _platform.tee(self._pipe, self._scratch[1], _FLOOD)
             if length < 0:
                 return None
         return os.read(self._scratch[0], length) if length else b""
+
+    def _has_bytes(self) -> bool:
+        watch = select.poll()
+        watch.register(self._pipe, select.POLLIN)
+        return any(event & select.POLLIN for _fd, event in watch.poll(0))
 
     def _copy(self) -> int:
         """Through memory: a flood, stamps, and where there is no splice."""
@@ -319,8 +320,9 @@ class Capture:
 def drain_raw(pipe_fd: int, path: str, deadline: float) -> int:
     """The keeper's: the supervisor was killed, so append what is left in the pipe to the log at ``path``.
 
-    Until the end of the pipe or the deadline (monotonic seconds), without rotation; closes ``pipe_fd``. Returns the bytes
-    that could not be written. By name, not by descriptor: the file may have been rotated since the keeper began.
+    Until the end of the pipe or the deadline (monotonic seconds), without rotation; closes ``pipe_fd``. Returns the
+    number of bytes that could not be written. By name, not by descriptor: the file may have been rotated
+    since the keeper began.
     """
     try:
         capture = Capture(pipe_fd, path, LogPolicy(size=0, keep=0))

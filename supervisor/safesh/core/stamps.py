@@ -32,5 +32,3 @@ class Stamper:
         self._lead = b""
         self.at_start = data.endswith(b"\n")
         return stamped
-
-

@@ -10,7 +10,7 @@ from safesh import _platform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket as _socket
+    import _socket
 
 _BACKLOG = 1 << 20
 _CHUNK = 1 << 16

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import sys
 
 from safesh import _platform, wire
-from safesh.clock import format_duration, wall
-from safesh.core.kill import end_tree
+from safesh.clock import format_duration, monotonic, wall
+from safesh.core.kill import end_tree, poll_milliseconds
 from safesh.errors import AlreadyRunning, ResourceError, SafeshError
 from safesh.instance import lock as locks
 from safesh.instance import record as records
@@ -35,15 +36,7 @@ else:
 PATIENCE = 2.0
 
 
-class StraysFound(AlreadyRunning):
-    """Processes of the instance run without a supervisor; ``members`` says which."""
-
-    def __init__(self, message: str, *, place: str, hint: str, members: list[Member]) -> None:
-        super().__init__(message, place=place, hint=hint)
-        self.members = members
-
-
-def run_foreground(spec: TargetSpec, specs: Iterable[TargetSpec], *, replace: bool, echo: int, stdin: int) -> NoReturn:
+def run_foreground(spec: TargetSpec, specs: Iterable[TargetSpec], *, echo: int, stdin: int) -> NoReturn:
     """Become the supervisor of ``spec`` in this terminal. Raises SafeshError instead when that cannot be.
 
     specs: all targets of the config, for the ``match`` of those that share the instance; echo, stdin: descriptors
@@ -52,7 +45,7 @@ def run_foreground(spec: TargetSpec, specs: Iterable[TargetSpec], *, replace: bo
     # Signals that come from here on wait for the supervisor's loop.
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
-        lock, paths = _prepare(spec, specs, replace)
+        lock, paths = _prepare(spec, specs)
         terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
         hup_ends = _signal.getsignal(_signal.SIGHUP) != _signal.SIG_IGN  # nohup means: let it live
         _become(Plan(spec=spec.to_dict(), folder=paths.folder, mode="foreground", lock=lock.fd, stdin=stdin, echo=echo,
@@ -61,10 +54,10 @@ def run_foreground(spec: TargetSpec, specs: Iterable[TargetSpec], *, replace: bo
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
 
-def run_detached(spec: TargetSpec, specs: Iterable[TargetSpec], *, replace: bool) -> dict[str, Any]:
+def run_detached(spec: TargetSpec, specs: Iterable[TargetSpec], timeout: float | None = None) -> dict[str, Any]:
     """Start a supervisor that outlives this terminal; returns ``{"pid", "run_id", "log"}`` once the target runs.
 
-    Raises the SafeshError that kept it from running.
+    timeout: seconds to wait for that (None: as long as it takes). Raises the SafeshError that kept it from running.
     """
     reading, writing = os.pipe()
     try:
@@ -72,51 +65,58 @@ def run_detached(spec: TargetSpec, specs: Iterable[TargetSpec], *, replace: bool
     except OSError as error:
         raise ResourceError(f"cannot start: {error.strerror}", place=spec.name, hint="see: ulimit -u") from None
     if pid == 0:
-        _detach(spec, specs, replace, reading, writing)
+        _detach(spec, specs, reading, writing)
     os.close(writing)
-    answer = _read_answer(reading)
+    answer = _read_answer(reading, spec.name, timeout)
     if "ready" in answer:
         ready: dict[str, Any] = answer["ready"]
         return ready
     failed = answer["failed"]
-    kind = StraysFound if failed.get("members") else None
-    if kind is not None:
-        raise StraysFound(
-            failed["message"],
-            place=failed["place"],
-            hint=failed["hint"],
-            members=[Member.from_dict(one) for one in failed["members"]],
-        )
-    error = SafeshError(failed["message"], place=failed["place"], hint=failed["hint"])
-    error.exit_code = failed["code"]
-    raise error
+    refusal = SafeshError(failed["message"], place=failed["place"], hint=failed["hint"])
+    refusal.exit_code = failed["code"]
+    raise refusal
 
 
-def _read_answer(reading: int) -> dict[str, Any]:
+def _read_answer(reading: int, name: str, timeout: float | None) -> dict[str, Any]:
+    watch = select.poll()
+    watch.register(reading, select.POLLIN)
+    deadline = None if timeout is None else monotonic() + timeout
     data = b""
-    while chunk := os.read(reading, 65536):
-        data += chunk
-    os.close(reading)
+    try:
+        while True:
+            if not watch.poll(None if deadline is None else poll_milliseconds(deadline)):
+                raise SafeshError(
+                    f"does not run yet after {format_duration(timeout or 0)}; it goes on starting",
+                    place=name,
+                    hint=f"safe.sh status {name}, or safe.sh stop {name}",
+                )
+            chunk = os.read(reading, 65536)
+            if not chunk:
+                break
+            data += chunk
+    finally:
+        os.close(reading)
     if not data:
         raise SafeshError(
-            "the supervisor ended before it started the target", hint="see events.jsonl in the state folder"
+            "the supervisor ended before it started the target",
+            place=name,
+            hint="see why: tail events.jsonl in the state folder",
         )
     answer: dict[str, Any] = wire.loads(data.partition(b"\n")[0].decode())
     return answer
 
 
-def _detach(spec: TargetSpec, specs: Iterable[TargetSpec], replace: bool, reading: int, writing: int) -> NoReturn:
+def _detach(spec: TargetSpec, specs: Iterable[TargetSpec], reading: int, writing: int) -> NoReturn:
     try:
         os.close(reading)
         _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
         os.setsid()
         try:
-            lock, paths = _prepare(spec, specs, replace)
+            lock, paths = _prepare(spec, specs)
             _become(Plan(spec=spec.to_dict(), folder=paths.folder, mode="detached", lock=lock.fd, notify=writing))
         except SafeshError as error:
-            members = [one.to_dict() for one in error.members] if isinstance(error, StraysFound) else []
             failed = {"code": error.exit_code, "message": error.message, "place": error.place, "hint": error.hint}
-            os.write(writing, (wire.dumps({"failed": {**failed, "members": members}}) + "\n").encode())
+            os.write(writing, (wire.dumps({"failed": failed}) + "\n").encode())
         except BaseException as error:
             failed = {"code": 70, "message": f"{type(error).__name__}: {error}", "place": "start", "hint": ""}
             os.write(writing, (wire.dumps({"failed": failed}) + "\n").encode())
@@ -148,7 +148,7 @@ def _become(plan: Plan) -> NoReturn:
     os.execv(sys.executable, [sys.executable, "-E", "-s", "-S", script, str(reading), plan.spec["instance"]])
 
 
-def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec], replace: bool) -> tuple[locks.Lock, InstancePaths]:
+def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec]) -> tuple[locks.Lock, InstancePaths]:
     """The lock, with nobody of the instance left alive; SafeshError otherwise."""
     paths = InstancePaths.of(spec)
     lock, holder = locks.acquire(paths.lock, PATIENCE)
@@ -159,16 +159,13 @@ def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec], replace: bool) -> tu
         patterns = [(one.name, one.match) for one in specs if one.instance == spec.instance]
         last, _problem = records.read_record(paths)
         finder = Finder(paths.folder, paths.instance, last, patterns or [(spec.name, spec.match)])
-        if replace:
-            end_strays(finder, spec.stop)
         found = finder.members(_platform.scan()) if _may_have_strays(paths, last, finder) else []
         if found:
-            raise StraysFound(
+            raise AlreadyRunning(
                 f"{len(found)} process{'es' if len(found) > 1 else ''} of it run{'s' if len(found) == 1 else ''}"
                 f" without a supervisor: {_name_them(found)}",
                 place=spec.instance,
                 hint=f"end them: safe.sh stop {spec.name}; or take over: safe.sh start {spec.name} --replace",
-                members=found,
             )
         finder.remove_group()
     except BaseException:
