@@ -121,7 +121,10 @@ def test_end_is_silent_when_nobody_is_left() -> None:
 
 
 def test_end_follows_a_time_limit_too() -> None:
-    with run_exec("--on-exit", "end", "--timeout", "0.2", "--", "sh", "-c", "setsid sleep 100 & sleep 100") as init:
+    script = 'setsid sh -c "echo ready; exec sleep 100" & exec sleep 100'
+    with run_exec("--on-exit", "end", "--timeout", "60", "--", "sh", "-c", script) as init:
+        init.wait_line("^ready")
+        init.send(signal.SIGALRM)  # the time is over
         code, _, err = finish(init)
     assert code == 124
     assert "1 asked, 0 killed, 0 survivors" in err

@@ -35,6 +35,13 @@ def run(args: dict[str, Any]) -> int:
 
 
 def _restart(one: ending.Ending, name: str, config: Config | None, args: dict[str, Any]) -> int:
+    if one.view.supervisor_alive and name not in (one.target, one.chosen.name):
+        raise UsageError(
+            f"not running: instance {one.chosen.name} is held by {one.target}",
+            place=name,
+            hint=f"safe.sh start {name} --replace, or safe.sh restart {one.target}",
+        )
+    name = one.target if name == one.chosen.name else name
     known = config is not None and name in config.targets
     spec = configs.resolve(config, name) if config is not None and known else None
     if one.view.supervisor_alive:

@@ -129,6 +129,8 @@ class LiveRun:
         self.main = _platform.open_handle(pid, start)
         record |= {"main": {"pid": pid, "start": start, "boot": _platform.boot_id()}}
         record |= {"cgroup": group, "started_at": wall()}
+        if not group and record["backend"] == "cgroup":
+            record["backend"] = "subreaper"  # a place to make groups in, and still none could be made
         early, self._early = self._early, []
         for number in early:
             self.signal(number)

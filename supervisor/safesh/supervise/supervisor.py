@@ -435,8 +435,8 @@ class Supervisor:
             self.say(f"killed pid {line.pid}: {line.command}")
         for line in verdict.survivors:
             self.say(f"SURVIVED pid {line.pid}: {line.command}: {line.reason}")
-        if failed:
-            self.say(f"{self.spec.name} failed: {self.record['message']}")
+        if self.record["message"]:
+            self.say(f"{self.spec.name} {'failed: ' if failed else ''}{self.record['message']}")
 
     # ---- requests
 
