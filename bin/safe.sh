@@ -60,7 +60,8 @@ fi
 if [[ ${1-} == exec && -r /proc/$$/status ]]; then
   IFS= read -r -d '' status </proc/$$/status || :
   ignored=${status#*SigIgn:?}
-  export SAFESH_SIGIGN="${ignored%%[!0-9a-f]*}"
+  # The parent, too: --pdeathsig must notice when it is gone before Python is up.
+  export SAFESH_SIGIGN="${ignored%%[!0-9a-f]*}" SAFESH_PPID=$PPID
 fi
 
 exec "$venv/bin/python" -E -s -S "$main" "$@"

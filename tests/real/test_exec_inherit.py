@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from helpers import procs
-from helpers.exec_run import ECHO, EXEC, finish, python, run_exec, status_sets
+from helpers.exec_run import ECHO, EXEC, finish, python, run_exec, status_sets, wait_state
 
 SHOW = ("cat", "/proc/self/status")
 
@@ -154,6 +154,7 @@ def test_exec_holds_neither_end_of_the_commands_stdin_and_stdout() -> None:
         procs.wait_until(lambda: init.streams[0].fd < 0)  # end of file
         assert init.alive()
         assert os.readlink(f"/proc/{init.pid}/fd/0") == os.readlink(f"/proc/{init.pid}/fd/1") == "/dev/null"
+        wait_state(procs.tree_of(init.pid)[1].pid, "T")
         init.send(signal.SIGCONT)
         assert init.wait() == 3
 

@@ -219,8 +219,9 @@ def test_a_full_stderr_that_nobody_reads_does_not_stop_the_init() -> None:
 @pytest.mark.parametrize(("options", "status"), [([], 71), (["--timeout", "5"], 125)])
 def test_no_descriptor_left_is_told_and_gives_71_or_125(options: list[str], status: int) -> None:
     code = (
-        f"import resource, sys; sys.path.insert(0, {str(ROOT / 'supervisor')!r}); from safesh.cli.exec import main;"
-        "import _ctypes, ctypes, select; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); sys.exit(main(sys.argv[1:]))"
+        f"import resource, sys; sys.path.insert(0, {str(ROOT / 'supervisor')!r});"
+        "import _ctypes, ctypes, select; from safesh.cli.exec import main;"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); sys.exit(main(sys.argv[1:]))"
     )
     with procs.Spawn(*python(code), *options, "--no-subreaper", "true") as init:
         assert finish(init)[0] == status

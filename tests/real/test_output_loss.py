@@ -34,18 +34,21 @@ else:
     (folder / "ballast").write_bytes(bytes(300 << 10))
 data = numbered(40_000)
 terminal, shown = os.pipe()
+os.set_blocking(terminal, False)
 policy = LogPolicy(size=size, keep=0)
 with rig(path, policy, None if way == "copy" else shown) as at:
     echoed = b""
     def show():
         global echoed
-        os.set_blocking(terminal, False)
-        at.capture.flush_echo()
-        try:
-            while True:
-                echoed += os.read(terminal, 1 << 20)
-        except BlockingIOError:
-            pass
+        more = True
+        while more:
+            more = at.capture.wants_write
+            at.capture.flush_echo()
+            try:
+                while True:
+                    echoed += os.read(terminal, 1 << 20)
+            except BlockingIOError:
+                pass
     step = 3000 if way == "trickle" else 200_000
     for start in range(0, len(data), step):
         at.feed(data[start : start + step])

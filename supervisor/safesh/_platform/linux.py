@@ -287,7 +287,7 @@ class SignalSource:
         from _ctypes import call_function, dlopen, dlsym  # a kernel before signalfd is one before pidfds
 
         wanted = set(numbers)
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, wanted)
+        self._mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, wanted)
         mask = sum(1 << (number - 1) for number in wanted).to_bytes(128, sys.byteorder)  # sigset_t is 1024 bits
         flags = os.O_NONBLOCK | os.O_CLOEXEC  # SFD_NONBLOCK and SFD_CLOEXEC have the same values
         self._fd: int = call_function(dlsym(dlopen(None, 0), "signalfd"), (-1, mask, flags))
@@ -316,4 +316,6 @@ class SignalSource:
         return found
 
     def close(self) -> None:
+        """Everything as it was before; what has arrived and was not read acts now."""
         os.close(self._fd)
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self._mask)

@@ -10,6 +10,7 @@ if not __package__:
     sys.path[0] = __file__.rpartition("/safesh/")[0]
 
 from safesh import wire
+from safesh.core.fds import close_all_except
 from safesh.supervise.supervisor import Plan, Supervisor
 
 
@@ -20,9 +21,11 @@ def hold(fd: int) -> int:
         data += chunk
     os.close(fd)
     plan = Plan.from_dict(wire.loads(data.decode()))
-    for number in (plan.lock, plan.stdin, plan.echo, plan.terminal, plan.notify):
-        if number > 2:
-            os.set_inheritable(number, False)
+    ours = [number for number in (plan.lock, plan.stdin, plan.echo, plan.terminal, plan.notify) if number > 2]
+    # Whatever else our caller had open: a pipe kept here would never end for whoever reads it.
+    close_all_except(ours)
+    for number in ours:
+        os.set_inheritable(number, False)
     supervisor = Supervisor(plan, tell if plan.mode == "foreground" else lambda _line: None)
     try:
         return supervisor.supervise()

@@ -11,5 +11,4 @@ if TYPE_CHECKING:
 
 def run(args: dict[str, Any]) -> int:
     """0 zero survivors, 1 survivors, 2 not confirmed. Never itself, its ancestors, or other users' processes."""
-    config = targets.open_config(args)
-    return stop.end(targets.list_instances(config), args, named=[], verb="Kill")
+    return stop.end(targets.choose_for_ending(args, []), args, named=[], verb="Kill")

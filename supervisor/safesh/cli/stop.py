@@ -12,8 +12,7 @@ if TYPE_CHECKING:
 
 def run(args: dict[str, Any]) -> int:
     """0 zero survivors, 1 survivors, 2 not confirmed."""
-    config = targets.open_config(args)
-    chosen = targets.choose(config, args["targets"])
+    chosen = targets.choose_for_ending(args, args["targets"])
     return end(chosen, args, named=args["targets"], verb="Stop")
 
 

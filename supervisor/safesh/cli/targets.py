@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from safesh import config as configs
-from safesh.errors import UsageError
+from safesh.errors import ConfigError, UsageError
+from safesh.instance import record as records
 from safesh.paths import InstancePaths, project_dir, state_home
 
 TYPE_CHECKING = False
@@ -25,25 +27,36 @@ def open_config(args: dict[str, Any]) -> Config | None:
 
 
 class Chosen:
-    """One instance that a command line means: its files, and the targets that may run in it."""
+    """One instance that a command line means: its files, and the targets that may run in it.
 
-    def __init__(self, name: str, paths: InstancePaths, specs: list[TargetSpec]) -> None:
+    target, config: what its record says ran last, and from which file; only where no config in force names it.
+    """
+
+    def __init__(
+        self, name: str, paths: InstancePaths, specs: list[TargetSpec], target: str = "", config: str = ""
+    ) -> None:
         self.name = name
         self.paths = paths
         self.specs = specs
+        self.target = target
+        self.config = config
+
+    def names(self) -> list[str]:
+        """What people may call it."""
+        return [self.name, *(spec.name for spec in self.specs), *([self.target] if self.target else [])]
 
 
 def choose(config: Config | None, names: list[str]) -> list[Chosen]:
     """The instances of the named targets or instances, of all where none is named, each once.
 
-    UsageError for a name that neither the config nor the state folder knows.
+    UsageError for a name that neither the config nor the state folder knows, or that means several.
     """
     known = list_instances(config)
     if not names:
         return known
     chosen: list[Chosen] = []
     for name in names:
-        found = next((one for one in known if name in (one.name, *(spec.name for spec in one.specs))), None)
+        found = _pick([one for one in known if name in one.names()], name, config)
         if found is None:
             if config is not None:
                 configs.resolve(config, name)  # raises, with the closest name
@@ -54,6 +67,43 @@ def choose(config: Config | None, names: list[str]) -> list[Chosen]:
         if found not in chosen:
             chosen.append(found)
     return chosen
+
+
+def _pick(found: list[Chosen], name: str, config: Config | None) -> Chosen | None:
+    """The one that is meant: an instance's own name comes first, and this folder's project before others."""
+    found.sort(key=lambda one: name not in (one.name, *(spec.name for spec in one.specs)))
+    if config is not None or len(found) < 2:
+        return found[0] if found else None
+    # Without a safe.toml every project is looked at: never end another project's target of the same name.
+    here = configs.working_directory() + "/"
+    near = [one for one in found if one.config and here.startswith(os.path.dirname(one.config).rstrip("/") + "/")]
+    near = near or [one for one in found if os.path.basename(one.paths.folder) == AD_HOC]
+    if len(near) == 1:
+        return near[0]
+    raise UsageError(
+        f"{name!r} is in several projects: {', '.join(os.path.basename(one.paths.folder) for one in found)}",
+        hint="go to its folder, or name its safe.toml with --config FILE",
+    )
+
+
+def choose_for_ending(args: dict[str, Any], names: list[str]) -> list[Chosen]:
+    """As ``choose``; a safe.toml that has been broken meanwhile keeps nobody from ending what it started.
+
+    Then the instances are those whose records name that file, and the problem is told on stderr.
+    """
+    try:
+        return choose(open_config(args), names)
+    except ConfigError as error:
+        path = os.path.abspath(configs.find(explicit=args.get("config")) or "")
+        known = [one for one in list_instances(None) if one.config == path]
+        chosen = [one for one in known if not names or set(names) & set(one.names())]
+        if not chosen or not set(names) <= {name for one in chosen for name in one.names()}:
+            raise
+        from safesh.cli import render
+
+        if sys.stderr is not None:
+            sys.stderr.write(render.problem(error) + "\n")
+        return chosen
 
 
 def list_instances(config: Config | None) -> list[Chosen]:
@@ -83,5 +133,21 @@ def list_instances(config: Config | None) -> list[Chosen]:
         for name in names:
             base, dot, kind = name.rpartition(".")
             if dot and kind == "json" and os.path.join(folder, name) not in have:
-                found.append(Chosen(base, InstancePaths(project_dir(project), base), []))
+                one = _recorded(project, base)
+                if one is not None:
+                    found.append(one)
     return found
+
+
+def _recorded(project: str, instance: str) -> Chosen | None:
+    """An instance that only the state folder knows, its files where its record says they are."""
+    folder = project_dir(project)
+    try:
+        paths = InstancePaths(folder, instance)
+    except UsageError:
+        return None  # no name of ours, so no file of ours
+    last, _problem = records.read_record(paths)
+    if last is None:
+        return Chosen(instance, paths, [])
+    paths = InstancePaths(folder, instance, last.get("lock_file", ""), last.get("pid_file", ""))
+    return Chosen(instance, paths, [], last["target"], last["config"])

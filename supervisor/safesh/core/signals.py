@@ -28,7 +28,7 @@ FORWARDABLE: tuple[int, ...] = tuple(
 
 def number(text: str | int, place: str = "") -> int:
     """The number of ``SIGTERM``, ``TERM``, ``term`` or ``15``; ConfigError otherwise."""
-    if isinstance(text, int) or text.isdigit():
+    if isinstance(text, int) or (text.isascii() and text.isdigit()):
         value = int(text)
         if 1 <= value < _signal.NSIG:
             return value
@@ -38,7 +38,7 @@ def number(text: str | int, place: str = "") -> int:
         if value:
             return value
         base, plus, offset = upper.partition("+")
-        if plus and offset.isdigit() and base in ("SIGRTMIN", "RTMIN"):
+        if plus and offset.isascii() and offset.isdigit() and base in ("SIGRTMIN", "RTMIN"):
             value = int(_signal.SIGRTMIN) + int(offset)
             if value <= _signal.SIGRTMAX:
                 return value

@@ -19,11 +19,12 @@ from safesh.paths import open_private, read_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeGuard
 
     from safesh.model import TargetSpec
 
 _HELD = (errno.EAGAIN, errno.EACCES)
+_LONGEST_COMMAND = 2000
 
 
 class Lock:
@@ -34,8 +35,8 @@ class Lock:
         self.fd = fd
 
     def describe(self, spec: TargetSpec) -> None:
-        """Write into the file who holds it: this process."""
-        line = wire.dumps({**own_identity(), "target": spec.name, "command": spec.command, "since": wall()})
+        """Write into the file who holds it: this process. A long command line is cut: it is for people."""
+        line = wire.dumps({**own_identity(), "target": spec.name, "command": _cut(spec.command), "since": wall()})
         self._write(line + "\n")
 
     def _write(self, text: str) -> None:
@@ -51,15 +52,36 @@ class Lock:
         os.close(self.fd)
 
 
+def _cut(command: list[str]) -> list[str]:
+    """The words up to ``_LONGEST_COMMAND`` characters, so that a reader gets the whole line."""
+    found: list[str] = []
+    room = _LONGEST_COMMAND
+    for word in command:
+        if len(word) > room:
+            return [*found, word[:room] + "..."]
+        found.append(word)
+        room -= len(word) + 1
+    return found
+
+
 def own_identity() -> dict[str, Any]:
     """This process's identity as plain data."""
     pid = os.getpid()
     return {"pid": pid, "start": _platform.start_time(pid) or 0, "boot": _platform.boot_id()}
 
 
-def is_alive(identity: dict[str, Any] | None) -> bool:
+def is_identity(value: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether this is an identity in form (``model.Identity``); what a damaged file says need not be one."""
+    if not isinstance(value, dict):
+        return False
+    pid, start = value.get("pid"), value.get("start")
+    whole = type(pid) is int and type(start) is int  # True is an int too, and no pid
+    return whole and 0 < pid < 1 << 31 and 0 <= start < 1 << 63 and isinstance(value.get("boot"), str)
+
+
+def is_alive(identity: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
     """Whether the process of a stored identity lives (zombies do not). False for malformed ones."""
-    if not identity or not isinstance(identity.get("pid"), int):
+    if not is_identity(identity):
         return False
     if identity.get("boot") != _platform.boot_id():
         return False
@@ -128,7 +150,23 @@ def read_holder(path: str) -> dict[str, Any] | None:
         value = wire.loads(text) if text else None
     except ValueError:
         return None
-    return value if isinstance(value, dict) else None
+    return _checked(value)
+
+
+def _checked(value: Any) -> dict[str, Any] | None:
+    """The parts of a holder's line that are what they should be; None without an identity."""
+    if not is_identity(value):
+        return None
+    found = {key: value[key] for key in ("pid", "start", "boot")}
+    if isinstance(value.get("target"), str):
+        found["target"] = value["target"]
+    command = value.get("command")
+    if isinstance(command, list) and all(isinstance(word, str) for word in command):
+        found["command"] = command
+    since = value.get("since")
+    if isinstance(since, (int, float)) and 0 <= since < 1e11:  # a clock's reading, and no NaN
+        found["since"] = float(since)
+    return found
 
 
 def is_held(path: str) -> bool:

@@ -6,16 +6,19 @@ import os
 
 from safesh import wire
 from safesh.errors import StateError
-from safesh.model import STATES
+from safesh.instance.lock import is_identity
+from safesh.model import STATES, ExitInfo, Member, Verdict
 from safesh.paths import read_private, remove, write_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from safesh.model import Record
     from safesh.paths import InstancePaths
 
 VERSION = 1
+_TOO_LARGE = 1 << 60  # more than any clock's reading, count or size of ours
 
 _SHAPE: dict[str, tuple[type, ...]] = {
     "v": (int,),
@@ -77,25 +80,47 @@ def _check(value: Any) -> str:
     for key, types in _SHAPE.items():
         if key not in value:
             return f"{key!r} is missing"
-        if not isinstance(value[key], types) or (isinstance(value[key], bool) and bool not in types):
+        if not isinstance(value[key], types) or isinstance(value[key], bool):
             return f"{key!r} is {type(value[key]).__name__}"
+        if isinstance(value[key], (int, float)) and not 0 <= value[key] < _TOO_LARGE:  # false for NaN too
+            return f"{key!r} is out of range"
     if value["state"] not in STATES:
         return f"unknown state {value['state']!r}"
     for key in ("supervisor", "keeper", "main"):
-        if value[key] is not None and not _is_identity(value[key]):
+        if value[key] is not None and not is_identity(value[key]):
             return f"{key!r} is no identity"
     if not all(isinstance(word, str) for word in value["command"]):
         return "'command' is not a list of words"
+    for key in ("lock_file", "pid_file"):
+        if not isinstance(value.get(key, ""), str):
+            return f"{key!r} is no path"
+    if value["last_exit"] is not None and not _fits(value["last_exit"], ExitInfo):
+        return "'last_exit' is no exit"
+    verdict = value["last_verdict"]
+    if verdict is not None and not (_fits(verdict, Verdict) and _is_verdict(verdict)):
+        return "'last_verdict' is no verdict"
     return ""
 
 
-def _is_identity(value: dict[str, Any]) -> bool:
-    return (
-        isinstance(value.get("pid"), int)
-        and isinstance(value.get("start"), int)
-        and isinstance(value.get("boot"), str)
-        and value["pid"] > 0
-    )
+def _fits(value: Any, kind: type[Record]) -> bool:
+    """Whether ``kind.from_dict`` and whoever reads its answer can work with this."""
+    if not isinstance(value, dict):
+        return False
+    for name in kind.fields():
+        default = getattr(kind, name, None)
+        found = value.get(name, default)
+        if isinstance(default, (bool, str, list)):
+            good = type(found) is type(default)
+        else:  # numbers; identities have no default
+            good = type(found) in (int, float) and -1 <= found < _TOO_LARGE
+        if not good:
+            return False
+    return True
+
+
+def _is_verdict(value: dict[str, Any]) -> bool:
+    lines = [line for key in ("asked", "killed", "survivors") for line in value.get(key, [])]
+    return all(_fits(line, Member) for line in lines)
 
 
 def write_pid(paths: InstancePaths, pid: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from safesh import _platform
 from safesh.core.contain import Tree, describe, open_group
 from safesh.errors import StateError
@@ -68,7 +70,10 @@ def _judge(view: InstanceView, paths: InstancePaths, pid: int | None) -> None:
     last = view.record
     holder_alive = view.lock == "held" and lock.is_alive(view.holder)
     if last is not None:
-        view.supervisor_alive = view.lock == "held" and lock.is_alive(last["supervisor"])
+        # An identity is exact, so this holds also when somebody has removed or replaced the lock's file.
+        view.supervisor_alive = lock.is_alive(last["supervisor"]) and (
+            view.lock == "held" or last["state"] in LIVE_STATES
+        )
         view.keeper_alive = lock.is_alive(last["keeper"])
         view.main_alive = lock.is_alive(last["main"])
     if holder_alive and not view.supervisor_alive:
@@ -76,6 +81,18 @@ def _judge(view: InstanceView, paths: InstancePaths, pid: int | None) -> None:
         view.supervisor_alive = True
         if last is not None and last["supervisor"] != _identity(view.holder):
             view.record = None
+    if view.supervisor_alive and view.lock == "free":
+        view.lock = "held" if lock.is_held(paths.lock) else "free"  # it may have been taken since we asked
+        if view.lock == "free":
+            view.problems.append(
+                f"{paths.lock} was removed or replaced while the instance runs, so the lock guards it no longer"
+                f" (safe.sh stop {paths.instance}, then start it again)"
+            )
+    if view.supervisor_alive and is_full(paths.folder):
+        view.problems.append(
+            f"{paths.folder}: no space left on the disk, so output may be lost and what is shown here old"
+            " (free some space)"
+        )
     if view.lock == "held" and lock.is_elsewhere(view.holder):
         view.problems.append(
             f"{paths.lock} is held from another pid namespace (a container); look and stop it from there"
@@ -86,6 +103,15 @@ def _judge(view: InstanceView, paths: InstancePaths, pid: int | None) -> None:
             view.problems.append(
                 f"{paths.pid} names pid {pid}, which is now another program ({info.command}); it is left alone"
             )
+
+
+def is_full(folder: str) -> bool:
+    """Whether nothing more can be written there (statvfs(3))."""
+    try:
+        info = os.statvfs(folder)
+    except OSError:
+        return False
+    return info.f_blocks > 0 and info.f_bavail == 0
 
 
 def _identity(holder: dict[str, Any] | None) -> dict[str, Any]:

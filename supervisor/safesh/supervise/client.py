@@ -9,6 +9,7 @@ from safesh import _platform
 from safesh.clock import monotonic
 from safesh.core.kill import KILL_SECONDS, end_tree, poll_milliseconds
 from safesh.core.contain import Tree, open_group
+from safesh.errors import StateError
 from safesh.instance import lock as locks
 from safesh.instance import record as records
 from safesh.model import StopPolicy, Verdict
@@ -43,8 +44,8 @@ class Request:
         """Send it; False when no supervisor answers."""
         deadline = monotonic() + _ANSWER_SECONDS
         while self.talk is None:
-            holder = locks.read_holder(self.paths.lock)
-            if not locks.is_alive(holder):
+            holder = find_holder(self.paths)
+            if holder is None:
                 return False
             self._wake(holder)
             try:
@@ -68,10 +69,8 @@ class Request:
             select.poll().poll(20)
         return False
 
-    def _wake(self, holder: dict[str, Any] | None) -> None:
+    def _wake(self, holder: dict[str, Any]) -> None:
         """A stopped supervisor (Ctrl-Z, SIGSTOP) cannot answer: let it run again."""
-        if holder is None:
-            return
         info = _platform.info(holder["pid"])
         if info is not None and info.start == holder["start"] and info.state == "T":
             handle = _platform.open_handle(info.pid, info.start)
@@ -96,6 +95,21 @@ class Request:
         return answer
 
 
+def find_holder(paths: InstancePaths) -> dict[str, Any] | None:
+    """The living supervisor by the lock's word or, where that file is damaged or gone, by the record's."""
+    try:
+        holder = locks.read_holder(paths.lock)
+    except StateError:
+        holder = None
+    if locks.is_alive(holder):
+        return holder
+    last, _problem = records.read_record(paths)
+    if last is None or not locks.is_alive(last["supervisor"]):
+        return None
+    return {**last["supervisor"], "target": last["target"], "command": last["command"],
+            "since": last["supervised_since"]}  # fmt: skip
+
+
 def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: bool) -> Verdict:
     """End what a silent supervisor, or a keeper whose supervisor vanished, still holds.
 
@@ -103,9 +117,9 @@ def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: boo
     too, and the members are ended from here.
     """
     last, _problem = records.read_record(paths)
-    holder = locks.read_holder(paths.lock)
+    holder = find_holder(paths)
     verdict = Verdict(target=paths.instance)
-    if locks.is_alive(holder) and holder is not None:
+    if holder is not None:
         handle = _platform.open_handle(holder["pid"], holder["start"])
         if handle is not None:
             handle.send(_signal.SIGKILL)

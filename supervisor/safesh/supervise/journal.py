@@ -39,6 +39,8 @@ class Journal:
             "main": None,
             "command": spec.command,
             "cwd": spec.cwd,
+            "lock_file": paths.lock,  # for those who come when safe.toml has changed or is gone
+            "pid_file": paths.pid,
             "log": paths.log(spec.name),
             "log_lost_bytes": 0,
             "grace": spec.stop.grace,

@@ -21,6 +21,7 @@ from safesh.instance.strays import Finder
 from safesh.instance.view import held_members
 from safesh.model import Member, StopPolicy, Verdict
 from safesh.paths import InstancePaths
+from safesh.supervise.client import find_holder
 from safesh.supervise.supervisor import Plan
 
 TYPE_CHECKING = False
@@ -133,7 +134,11 @@ def _become(plan: Plan) -> NoReturn:
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 1 << 20)
     os.set_blocking(writing, False)
     if os.write(writing, data) != len(data):
-        raise SafeshError("the target's command and environment are larger than 1 MiB", place=plan.spec["name"])
+        raise SafeshError(
+            "the target's command and environment are larger than 1 MiB",
+            place=plan.spec["name"],
+            hint="hand over a file's name instead of what is in it",
+        )
     os.close(writing)
     for fd in (reading, plan.lock, plan.stdin, plan.echo, plan.terminal, plan.notify):
         if fd > 2:
@@ -201,13 +206,15 @@ def end_strays(finder: Finder, stop: StopPolicy, held: Iterable[int] = (), *, no
 def explain_holder(paths: InstancePaths, holder: dict[str, Any] | None) -> AlreadyRunning:
     """Who holds the instance, since when, running what, and what to do next."""
     name = paths.instance
-    if locks.is_alive(holder) and holder is not None:
-        age = format_duration(wall() - holder.get("since", wall()))
-        command = " ".join(holder.get("command", []))
+    if found := find_holder(paths):
+        age = format_duration(wall() - found.get("since", wall()))
+        command = " ".join(found.get("command", ["?"]))
+        command = command if len(command) <= 200 else command[:197] + "..."
+        target = found.get("target", name)
         return AlreadyRunning(
-            f"already running: target {holder.get('target')} is held by pid {holder['pid']} for {age}: {command}",
+            f"already running: target {target} is held by pid {found['pid']} for {age}: {command}",
             place=name,
-            hint=f"safe.sh status {holder.get('target')}, or safe.sh stop {holder.get('target')}",
+            hint=f"safe.sh status {target}, or safe.sh stop {target}",
         )
     if locks.is_elsewhere(holder):
         return AlreadyRunning(
@@ -218,7 +225,7 @@ def explain_holder(paths: InstancePaths, holder: dict[str, Any] | None) -> Alrea
         left = len(held_members(_platform.scan(), last, [last["keeper"]["pid"]]))
         return AlreadyRunning(
             f"its supervisor is gone and its keeper (pid {last['keeper']['pid']}) is ending the last run,"
-            f" {left} processes left",
+            f" {left} process{'' if left == 1 else 'es'} left",
             place=name,
             hint=f"try again in {format_duration(last['grace'])}, or end it at once: safe.sh stop {name} --now",
         )

@@ -90,6 +90,7 @@ class Supervisor:
         try:
             self.desk = Desk(self.paths.socket, self._serve)
             records.write_pid(self.paths, os.getpid())
+            records.write_record(self.paths, self.record)  # later failures cost an event; the first one, the start
         except SafeshError as error:
             self._refuse(error)
         else:

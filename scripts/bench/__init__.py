@@ -1,0 +1,1 @@
+"""The benchmark: one file a noun, ``main`` puts them together."""

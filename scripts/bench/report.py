@@ -1,0 +1,145 @@
+"""The results as a table for people, as JSON, and as the generated part of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+from bench.figures import Row, Section
+from bench.peers import Peers
+from bench.stage import ROOT, SAFE, Stage
+from bench.throughput import file_system
+
+DOCUMENT = ROOT / "docs" / "benchmarks.md"
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+
+
+class Results:
+    """One run of the benchmark."""
+
+    def __init__(self, stage: Stage, peers: Peers, settings: dict[str, Any]) -> None:
+        self.sections: list[Section] = []
+        self.failures: dict[str, str] = {}
+        self.settings = settings
+        self.date = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d")
+        self.versions = {
+            "safesh": stage.call([SAFE, "--version"]).strip(),
+            "python": stage.call([stage.python, "--version"]).strip(),
+            **peers.versions,
+        }
+        self.missing = peers.missing
+        self.machine = {
+            "cores": os.cpu_count(),
+            "system": platform.system(),
+            "kernel": platform.release().partition("-")[0],
+            "architecture": platform.machine(),
+            "file_system": file_system(str(stage.folder)),
+            "load_before": round(os.getloadavg()[0], 2),
+        }
+
+    def close(self) -> None:
+        """Everything is measured."""
+        self.machine["load_after"] = round(os.getloadavg()[0], 2)
+
+    @property
+    def short(self) -> list[Row]:
+        return [row for section in self.sections for row in section.rows if row.verdict == "short"]
+
+    def plain(self) -> dict[str, Any]:
+        """The JSON document, version 1. Ratios without a unit of their own are ``×``."""
+        return {
+            "v": 1,
+            "date": self.date,
+            "machine": self.machine,
+            "versions": self.versions,
+            "missing": self.missing,
+            "settings": self.settings,
+            "failures": self.failures,
+            "sections": [section.plain() for section in self.sections],
+        }
+
+
+def where(results: Results) -> str:
+    """One line about the machine; no name of it."""
+    machine = results.machine
+    return (
+        f"{machine['cores']} cores, {machine['architecture']}, {machine['system']} {machine['kernel']}, "
+        f"{machine['file_system']}, load average {machine['load_before']} before and {machine['load_after']} after"
+    )
+
+
+def table(section: Section) -> str:
+    """For the terminal."""
+    lines = [f"{section.title}   [1 = {section.base}]" if _is_ratio(section) else f"{section.title}   [{section.base}]"]
+    cells = [_cells(row) for row in section.rows]
+    widths = [max(len(line[column]) for line in cells) for column in range(5)] if cells else []
+    for line, row in zip(cells, section.rows, strict=True):
+        mark = "*" if row.ours else " "
+        text = "  ".join(
+            cell.ljust(width) if number in (0, 3) else cell.rjust(width)
+            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        lines.append(f"  {mark} {text}  {row.verdict.upper() if row.verdict == 'short' else row.verdict}".rstrip())
+        if row.note:
+            lines.append(f"      {row.note}")
+    lines += [f"    not measured: {line}" for line in section.missing]
+    return "\n".join(lines)
+
+
+def _is_ratio(section: Section) -> bool:
+    return any(row.unit == "×" for row in section.rows)
+
+
+def _cells(row: Row) -> list[str]:
+    return [row.what.replace("`", ""), row.measured, row.spread, row.promise, row.absolute]
+
+
+def closing(results: Results) -> str:
+    """The last lines: what is short, what failed."""
+    lines = []
+    for key, reason in results.failures.items():
+        lines.append(f"FAILED {key}: {reason}")
+    for row in results.short:
+        lines.append(f"SHORT  {row.key}: {row.measured}, promised {row.promise}")
+    promised = sum(1 for section in results.sections for row in section.rows if row.verdict)
+    if promised and not results.short:
+        lines.append(f"all {promised} promises kept")
+    cores = results.machine["cores"] or 1
+    if max(results.machine["load_before"], results.machine["load_after"]) > cores + 1:
+        lines.append("the machine was busy: believe the order of magnitude, and run it again")
+    return "\n".join(lines)
+
+
+def markdown(results: Results) -> str:
+    """The generated part of docs/benchmarks.md."""
+    versions = "; ".join(value if name in value.lower() else f"{name} {value}"
+                         for name, value in results.versions.items())  # fmt: skip
+    lines = [BEGIN, "", f"Measured {results.date} on {where(results)}.", f"Versions: {versions}."]
+    for section in results.sections:
+        base = f"1 = {section.base}." if _is_ratio(section) else f"{section.base}."
+        lines += ["", f"### {section.title}", "", base[0].upper() + base[1:], ""]
+        lines += ["| | measured | half of the rounds lay in | promised | verdict | in plain units |"]
+        lines += ["|---|--:|--:|--:|---|--:|"]
+        for row in section.rows:
+            what = f"**{row.what}**" if row.ours else row.what
+            what += f" ({row.note})" if row.note else ""
+            verdict = "**short**" if row.verdict == "short" else row.verdict
+            lines.append(f"| {what} | {row.measured} | {row.spread} | {row.promise} | {verdict} | {row.absolute} |")
+        lines += ["", *[f"Not measured: {line}." for line in section.missing]] if section.missing else []
+    short = [f"`{row.key}` ({row.measured}, promised {row.promise})" for row in results.short]
+    lines += ["", f"Short of its promise: {', '.join(short)}." if short else "No promise is missed.", "", END]
+    return "\n".join(lines)
+
+
+def write(results: Results, document: Path = DOCUMENT) -> None:
+    """Replace the generated part; the rest is written by people."""
+    text = document.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(BEGIN)
+    _old, end, tail = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{document}: the lines {BEGIN} and {END} are missing; next: put them back")
+    document.write_text(head + markdown(results) + tail, encoding="utf-8")
