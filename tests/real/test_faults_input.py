@@ -52,7 +52,7 @@ def test_an_unknown_target_among_known_ones_ends_nothing(home: Home, safe: Safe)
         ("[targets.t]\ncommand = 5\n", ["targets.t.command"]),
         ('[targets.t]\ncommand = "true"\nrestart = "allways"\n', ["targets.t.restart", "always"]),
         ('[targets.t]\ncommand = "true"\nstop = { grace = -1 }\n', ["targets.t.stop.grace"]),
-        ('[targets.t]\ncommand = "true"\nenv = { A = 1 }\n', ["targets.t.env"]),
+        ('[targets.t]\ncommand = "true"\nenv = { A = [] }\n', ["targets.t.env"]),
         ('[targets.t]\ncommand = "true"\nstop = { signal = "SIGFOO" }\n', ["targets.t.stop.signal", "SIGFOO"]),
         ("[targets.t]\ncommand = []\n", ["targets.t.command"]),
         ("[targets.t\ncommand = 5\n", ["safe.toml:1"]),

@@ -105,6 +105,22 @@ def test_bytes_pass_as_they_are(log: Path, home: Home) -> None:
     assert done.stdout == data
 
 
+def test_a_target_that_writes_without_end_is_shown_up_to_now(log: Path, safe: Safe) -> None:
+    with rig(log) as at:
+        at.feed(b"begin\n" + b"y\n" * 50_000)
+        with Spawn("yes", stdout=at.sink):
+            with safe.spawn("logs", "one", "-n", "0", whole=True) as shown:
+
+                def ended() -> bool:
+                    at.capture.pump()
+                    return shown.returncode is not None
+
+                wait_until(ended)
+                shown.wait_output()
+                assert shown.out.startswith("begin\ny\n")
+            tail(str(log), 10)
+
+
 # -- which logs ------------------------------------------------------------------------------------
 
 
@@ -254,8 +270,12 @@ def test_parts_removed_before_they_could_be_read_are_told(log: Path) -> None:
             shown = b""
             while chunk := follower.read():
                 shown += chunk
-            assert numbered(510).endswith(shown)
-            assert follower.missed == [(1 + 1, max(int(p.suffix[1:]) for p in log.parent.glob("one.log.0*")) - 2)]
+            last = max(int(part.suffix[1:]) for part in log.parent.glob("one.log.0*"))
+            assert follower.missed == [(2, last - 2)]
+            data, kept = numbered(500, start=10), whole(log)
+            assert shown.endswith(kept)
+            assert data.startswith(shown.removesuffix(kept))
+            assert len(shown) > len(kept)
         finally:
             follower.close()
 

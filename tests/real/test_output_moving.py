@@ -61,9 +61,10 @@ def test_a_rotated_log_is_byte_for_byte_what_the_target_wrote(tmp_path: Path) ->
     """64 MiB in every run, 1 GiB in the full campaign."""
     size = rounds(64, 1024) << 20
     path = tmp_path / "t.log"
-    with rig(path, LogPolicy(size=10 << 20, keep=0)) as at, spawn(
-        sys.executable, "-c", SOURCE, str(size), stdout=at.sink
-    ) as target:
+    with (
+        rig(path, LogPolicy(size=10 << 20, keep=0)) as at,
+        spawn(sys.executable, "-c", SOURCE, str(size), stdout=at.sink) as target,
+    ):
         at.run(deadline=150)
         assert target.wait() == 0
         target.wait_output()
@@ -262,6 +263,34 @@ def test_without_a_descriptor_for_the_new_file_the_old_one_grows_on(
         at.feed(data[40_000:])
         assert at.capture.lost_bytes == 0
         at.reap()
+        assert whole(path) == data
+
+
+def test_a_log_that_went_while_nothing_was_written_is_no_loss(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "t.log"
+    path.parent.mkdir()
+    with rig(path) as at:
+        path.unlink()
+        path.parent.rmdir()
+        assert at.capture.pump()
+        at.release()
+        assert not at.capture.pump()
+        assert at.events == []
+        assert at.capture.lost_bytes == 0
+
+
+def test_no_descriptor_to_find_the_line_end_with_costs_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "t.log"
+    data = numbered(2000)
+    with rig(path, LogPolicy(size=10_000, keep=0)) as at:
+
+        def refuse() -> tuple[int, int]:
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        monkeypatch.setattr(os, "pipe", refuse)
+        for start in range(0, len(data), 700):
+            at.feed(data[start : start + 700])
+        assert at.events == []
         assert whole(path) == data
 
 

@@ -58,9 +58,7 @@ def test_the_terminal_gets_the_bytes_of_the_log(tmp_path: Path, terminal: tuple[
         assert whole(tmp_path / "t.log") == data
 
 
-def test_a_terminal_that_is_not_read_holds_up_neither_log_nor_target(
-    tmp_path: Path, terminal: tuple[int, int]
-) -> None:
+def test_a_terminal_that_is_not_read_holds_up_neither_log_nor_target(tmp_path: Path, terminal: tuple[int, int]) -> None:
     far, near = terminal
     path = tmp_path / "t.log"
     data = numbered(200_000)

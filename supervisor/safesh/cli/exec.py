@@ -24,7 +24,7 @@ _SUFFIXES = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 def main(argv: list[str]) -> int:
     """Run ``argv`` (options, then the command); the exit status. Nothing but --help and --version writes to stdout."""
-    caller = initwait.take_over(os.environ)  # before all else: a signal from here on is CMD's
+    caller = initwait.take_over()  # before all else: a signal from here on is CMD's
     initwait.fill_stdio()
     try:
         options, wanted = parse(argv)

@@ -97,11 +97,11 @@ def _exists(path: str) -> bool:
 class _Stream:
     """One target's log on its way to stdout."""
 
-    def __init__(self, name: str, path: str, lines: int, prefix: bytes) -> None:
+    def __init__(self, name: str, path: str, lines: int, prefix: bytes, live: bool) -> None:
         self.name = name
         self.path = path
         self.prefix = prefix
-        self.follower = logtail.Follower(path, lines)
+        self.follower = logtail.Follower(path, lines, live=live)
         self._held = b""  # an unfinished line: another target's must not end it
 
     def read(self) -> bytes:
@@ -133,7 +133,7 @@ def _show(found: list[tuple[str, str]], lines: int, follow: bool) -> int:
     try:
         for name, path in found:
             prefix = f"{name:<{width}} | ".encode() if len(found) > 1 else b""
-            streams.append(_Stream(name, path, lines, prefix))
+            streams.append(_Stream(name, path, lines, prefix, follow))
         missing = [stream for stream in streams if not stream.follower.found]
         if missing and not follow:
             raise NoLog(
@@ -151,9 +151,9 @@ def _show(found: list[tuple[str, str]], lines: int, follow: bool) -> int:
                 while chunk := stream.read():
                     moved = True
                     _write(chunk)
-            if not follow:
-                for stream in streams:
+                if not follow:
                     _write(stream.rest())
+            if not follow:
                 return 0
             if not moved and watch.poll(_LOOK_EVERY):
                 raise BrokenPipeError

@@ -10,11 +10,11 @@ import os
 
 from safesh.clock import monotonic
 from safesh.core import signals
+from safesh.core.environment import inherited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import MutableMapping
 else:
     import _signal
 
@@ -44,24 +44,21 @@ class Caller:
         self.env = env
 
 
-def take_over(environ: MutableMapping[str, str]) -> Caller:
+def take_over() -> Caller:
     """Block every signal and note what the caller had set; from here on none is lost and no handler runs.
 
-    Takes the launcher's variables out of ``environ``.
+    Takes the launcher's variables out of ``os.environ``.
     """
     mask = {int(n) for n in _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())}
     ignored = {n for n in _WAITABLE if _signal.getsignal(n) == _signal.SIG_IGN}
     # Python itself ignores these two at start; only the launcher, which came before it, can tell.
     destroyed = {int(_signal.SIGPIPE), int(_signal.SIGXFSZ)}
-    ignored = (ignored - destroyed) | (destroyed & _read_mask(environ.pop(IGNORED_VARIABLE, "")))
+    ignored = (ignored - destroyed) | (destroyed & _read_mask(os.environ.pop(IGNORED_VARIABLE, "")))
     # With SIGCHLD ignored the kernel reaps children itself and their status is lost (wait(2), NOTES).
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
-    told = environ.pop(PARENT_VARIABLE, "")
+    told = os.environ.pop(PARENT_VARIABLE, "")
     parent = int(told) if told.isdecimal() else os.getppid()
-    env = dict(environ)
-    if env.get("LC_CTYPE", "").upper() in ("C.UTF-8", "UTF-8") and not _had("LC_CTYPE"):
-        del env["LC_CTYPE"]  # Python's locale coercion put it there (PEP 538)
-    return Caller(mask, ignored, parent, env)
+    return Caller(mask, ignored, parent, inherited())
 
 
 def _read_mask(text: str) -> set[int]:
@@ -70,14 +67,6 @@ def _read_mask(text: str) -> set[int]:
     except ValueError:
         return set()
     return {n for n in _WAITABLE if bits >> (n - 1) & 1}
-
-
-def _had(name: str) -> bool:
-    """Whether the environment that the kernel was given for us names it."""
-    from safesh import _platform
-
-    given = _platform.environ(os.getpid())
-    return given is None or name in given
 
 
 def fill_stdio() -> None:

@@ -105,10 +105,11 @@ class _Ending:
                 if whole or (one.pid, one.start) == main:
                     self.ask(one, signal, label)
             while handles := self.tree.living():
+                # Before the wait: it may have ended already, and then no handle would tell.
+                if not whole and main not in [(handle.pid, handle.start) for handle in handles]:
+                    break
                 if monotonic() >= deadline or self.wait(handles, deadline):
                     return self.tree.is_empty()
-                if not whole and main not in [(handle.pid, handle.start) for handle in self.tree.living()]:
-                    break
             if monotonic() >= deadline:  # somebody who is never the same for long
                 return self.tree.is_empty()
 

@@ -25,6 +25,7 @@ class Source:
         self.offset = 0
         self.packed = packed
         self.final = False  # nobody writes to it any more
+        self.limit = ALL  # read no further
         info = os.fstat(fd)
         self.file = (info.st_dev, info.st_ino)
         self.size = info.st_size
@@ -34,7 +35,7 @@ class Source:
     def read(self) -> bytes:
         """The next bytes, b"" when there are none now."""
         if not self.packed:
-            chunk = os.pread(self._fd, _BLOCK, self.offset)
+            chunk = os.pread(self._fd, max(0, min(_BLOCK, self.limit - self.offset)), self.offset)
         else:
             if self._stream is None:
                 self._stream = _Unpacked(self._fd)
@@ -195,15 +196,19 @@ def select(path: str, lines: int) -> list[Source]:
     sources = [newest]
     left = lines - newest.seek_lines(lines)
     for number in parts:
-        if left <= 0:
-            break
         if number >= newest.number:
             continue
+        if left <= 0 and sources[0].offset:
+            break
         part = open_part(path, number)
         if part is None:
             break
-        # The newer file's first line began in this one: it has been counted already.
-        wanted = left if part.ends_line() or sources[0].size == 0 else left + 1
+        ended = part.ends_line()
+        if left <= 0 and ended:
+            part.close()
+            break
+        # A first line that began in this part was counted in the newer file already.
+        wanted = left if ended or not sources[0].size else left + 1
         left = wanted - part.seek_lines(wanted)
         sources.insert(0, part)
     return sources
@@ -215,6 +220,8 @@ def last_lines(path: str, lines: int) -> list[str]:
     Of endless lines no more than 4 MiB. StateError when a file is not to be trusted.
     """
     sources = select(path, lines)
+    for source in sources[-1:]:
+        source.limit = source.size  # of a target that writes on without end
     data = bytearray()
     try:
         for source in sources:
@@ -236,10 +243,14 @@ class Follower:
     missed: parts (first, last) that were removed before they could be read; the client tells and clears it.
     """
 
-    def __init__(self, path: str, lines: int) -> None:
+    def __init__(self, path: str, lines: int, *, live: bool = True) -> None:
+        """live: also what is added from now on."""
         self.path = path
         self.missed: list[tuple[int, int]] = []
+        self._live = live
         self._queue = select(path, lines)
+        if self._queue and not live:
+            self._queue[-1].limit = self._queue[-1].size
 
     @property
     def found(self) -> bool:
@@ -248,13 +259,13 @@ class Follower:
 
     def read(self) -> bytes:
         """The next bytes, b"" when there are none now."""
-        while self._queue or self._begin():
+        while self._queue or (self._live and self._begin()):
             source = self._queue[0]
             if chunk := source.read():
                 return chunk
             if len(self._queue) > 1:
                 self._queue.pop(0).close()
-            elif not self._advance(source):
+            elif not self._live or not self._advance(source):
                 break
         return b""
 

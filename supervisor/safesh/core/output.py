@@ -16,8 +16,9 @@ import fcntl
 import os
 import select
 
-from safesh import _platform
-from safesh.clock import format_time, monotonic, wall
+from safesh.clock import monotonic
+from safesh.core.loss import Loss
+from safesh.core.peek import Peek, has_bytes
 from safesh.core.rotation import LogFile
 from safesh.errors import StateError
 from safesh.model import LogPolicy
@@ -62,8 +63,8 @@ class Capture:
         os.set_blocking(pipe_fd, False)
         _enlarge(pipe_fd)
         self._on_event = on_event
-        self._loss: _Loss | None = None
-        self._scratch: tuple[int, int] | None = None
+        self._loss: Loss | None = None
+        self._peek: Peek | None = None
         self._splices = hasattr(os, "splice") and not policy.timestamps
         self._flood = False
         self._buffer: memoryview | None = None
@@ -130,12 +131,12 @@ class Capture:
         try:
             log.settle()
             room = log.room()
-            if room <= 0 and log.at_boundary() and self._has_bytes():  # no new file before there is something for it
+            # No new file before there is something for it.
+            if room <= 0 and log.at_boundary() and has_bytes(self._pipe):
                 log.rotate()
                 room = log.room()
         except (OSError, StateError) as error:
-            self._lose(error)
-            return self._discard()
+            return self._discard(error)
         if not self._splices or (self._flood and room > 0):
             return self._copy()
         try:
@@ -150,12 +151,16 @@ class Capture:
             if error.errno in (errno.EINVAL, errno.ENOSYS):  # a file system without splice
                 self._splices = False
                 return self._copy()
-            self._lose(error)
-            return self._discard()
+            return self._discard(error)
 
     def _move_seen(self, room: int) -> int:
         """The same, shown on the terminal; a file that is due ends with the first line end that comes."""
-        seen = self._peek()
+        if self._peek is None:
+            try:
+                self._peek = Peek()
+            except OSError:  # no descriptor left: that costs no byte
+                return self._copy()
+        seen = self._peek.look(self._pipe, _FLOOD)
         if seen is None:
             self._splices = False
             return self._copy()
@@ -169,25 +174,6 @@ class Capture:
         finally:
             self._show(seen[:moved])
         return moved
-
-    def _peek(self) -> bytes | None:
-        """What is in the pipe, left there; b"" at its end, None without tee(2); BlockingIOError when it is empty."""
-        if self._scratch is None:
-            self._scratch = os.pipe()
-        length = _platform.tee(self._pipe, self._scratch[1], _FLOOD)
-        if length < 0:
-            if not self._has_bytes():
-                raise BlockingIOError
-            # There is something now, and nobody else takes it: another failure means that tee does not work.
-            length = _platform.tee(self._pipe, self._scratch[1], _FLOOD)
-            if length < 0:
-                return None
-        return os.read(self._scratch[0], length) if length else b""
-
-    def _has_bytes(self) -> bool:
-        watch = select.poll()
-        watch.register(self._pipe, select.POLLIN)
-        return any(event & select.POLLIN for _fd, event in watch.poll(0))
 
     def _copy(self) -> int:
         """Through memory: a flood, stamps, and where there is no splice."""
@@ -217,25 +203,24 @@ class Capture:
 
     # -- losing ---------------------------------------------------------------------------------
 
-    def _lose(self, error: OSError | StateError, count: int = 0) -> None:
+    def _lose(self, error: OSError | StateError, count: int) -> None:
         if self._loss is None:
             reason = error.message if isinstance(error, StateError) else os.strerror(error.errno or 0)
-            self._loss = _Loss(reason)
+            self._loss = Loss(reason)
             self._on_event("log_loss", {"path": self._log.path, "reason": reason, "since": self._loss.since})
         self._loss.retry_at = monotonic() + _RETRY
-        self._count(count)
+        self._loss.count(count)
+        self.lost_bytes += count
 
-    def _count(self, lost: int) -> None:
-        self.lost_bytes += lost
-        if self._loss is not None and lost:
-            self._loss.bytes += lost
-            self._loss.until = wall()
-
-    def _discard(self) -> int:
-        """The target must not wait for a log that cannot be written."""
+    def _discard(self, error: OSError | StateError | None = None) -> int:
+        """The target must not wait for a log that cannot be written. error: of the write that just failed."""
         data = self._read()
         self._show(bytes(data))
-        self._count(len(data))
+        if error is not None and data:
+            self._lose(error, len(data))
+        elif self._loss is not None:
+            self._loss.count(len(data))
+            self.lost_bytes += len(data)
         return len(data)
 
     def _recover(self) -> bool:
@@ -246,26 +231,14 @@ class Capture:
         loss.retry_at = monotonic() + _RETRY
         try:
             self._log.reopen()  # the old descriptor may be stale, the file system another
-            note = (
-                f"[safesh: {loss.bytes} bytes lost from {format_time(loss.since)} "
-                f"to {format_time(loss.until)}: {loss.reason}]\n"
-            ).encode()
+            note = loss.note()
             self._log.append_whole(note if self._log.ends_line() else b"\n" + note)
         except (OSError, StateError):
             return False
         self._loss = None
         if self._stamper is not None:
             self._stamper.at_start = True
-        self._on_event(
-            "log_recovered",
-            {
-                "path": self._log.path,
-                "reason": loss.reason,
-                "bytes": loss.bytes,
-                "since": loss.since,
-                "until": loss.until,
-            },
-        )
+        self._on_event("log_recovered", {"path": self._log.path, **loss.fields()})
         return True
 
     # -- the terminal ---------------------------------------------------------------------------
@@ -312,9 +285,10 @@ class Capture:
         self._log.close()
         if self._echo is not None:
             self._echo.close()
-        for fd in (self._pipe, *(self._scratch or ())):
-            os.close(fd)
-        self._pipe, self._scratch = -1, None
+        if self._peek is not None:
+            self._peek.close()
+        os.close(self._pipe)
+        self._pipe = -1
 
 
 def drain_raw(pipe_fd: int, path: str, deadline: float) -> int:
@@ -352,16 +326,6 @@ def tail(path: str, lines: int) -> list[str]:
     from safesh.core.logtail import last_lines
 
     return last_lines(path, lines)
-
-
-class _Loss:
-    """One episode in which the log could not be written."""
-
-    def __init__(self, reason: str) -> None:
-        self.reason = reason
-        self.bytes = 0
-        self.since = self.until = wall()
-        self.retry_at = 0.0
 
 
 def _cut(data: bytes | memoryview, room: int) -> int:

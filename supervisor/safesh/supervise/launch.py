@@ -13,6 +13,7 @@ import sys
 
 from safesh import _platform, wire
 from safesh.clock import format_duration, monotonic, wall
+from safesh.core.environment import inherited
 from safesh.core.kill import end_tree, poll_milliseconds
 from safesh.errors import AlreadyRunning, ResourceError, SafeshError
 from safesh.instance import lock as locks
@@ -150,7 +151,8 @@ def _become(plan: Plan) -> NoReturn:
         if null > 2:
             os.close(null)
     script = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "cli", "hold.py")
-    os.execv(sys.executable, [sys.executable, "-E", "-s", "-S", script, str(reading), plan.spec["instance"]])
+    words = [sys.executable, "-E", "-s", "-S", script, str(reading), plan.spec["instance"]]
+    os.execve(sys.executable, words, inherited())
 
 
 def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec]) -> tuple[locks.Lock, InstancePaths]:

@@ -9,6 +9,7 @@ from safesh import _platform
 from safesh.clock import monotonic, wall
 from safesh.core import kill, reap, signals
 from safesh.core.contain import INSTANCE, RUN_ID, Tree, group_path, open_group
+from safesh.core.environment import inherited
 from safesh.core.keeper import KeeperLink, Run, start_keeper
 from safesh.core.output import Capture, drain_raw
 from safesh.errors import SafeshError
@@ -95,7 +96,7 @@ class LiveRun:
 
     def _environment(self) -> dict[str, str]:
         record = self.journal.record
-        env = dict(os.environ) | self.spec.env
+        env = inherited() | self.spec.env
         env |= {RUN_ID: self.run_id, "SAFESH_TARGET": self.spec.name}
         env[INSTANCE] = strays.mark(self.journal.paths.folder, record["instance"])
         return env
