@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from helpers import procs
 from helpers.contracts import Holder
 
@@ -55,18 +56,19 @@ def hopper(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def others() -> list[procs.Process]:
-    """Whoever lives here besides init, pytest, the driver's line and threads of the kernel."""
+    """Hoppers that live."""
     return [one for one in procs.scan().values() if not one.dead and "hopper" in one.name]
 
 
 @pytest.mark.parametrize("apart", ["", "apart"], ids=["one-group", "a-session-each"])
 @pytest.mark.parametrize("nap", [5000, 0])
 def test_who_is_never_the_same_for_long_is_ended(holder: Holder, hopper: Path, nap: int, apart: str) -> None:
+    if apart and not nap and not holder.call("hello")["orphans_stay"]:
+        pytest.skip(f"{holder.backend} does not promise it: _platform/posix.py says why")
     holder.hold([str(hopper), str(nap), *([apart] if apart else [])])
     assert holder.line() == "hopping"
     try:
         verdict = holder.end(grace=0.3)
-        print(verdict)
         assert verdict["survivors"] == []
         assert others() == []
     finally:
@@ -78,9 +80,7 @@ def test_a_tree_that_tries_to_get_away_does_not(holder: Holder, scope: str) -> N
     members = "ignorer,daemon,group,forker" if holder.call("hello")["orphans_stay"] else "ignorer,group,forker"
     holder.hold([sys.executable, "-E", "-s", "-S", str(ESCAPE), "--members", members, "--seconds", "60"])
     assert '"main"' in holder.line()
-    known = {one.pid for one in procs.scan().values()}
     verdict = holder.end(grace=0.4, scope=scope)
     assert verdict["survivors"] == []
     left = [one for one in procs.scan().values() if not one.dead and "escape_tree" in one.command]
     assert left == []
-    assert known

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from helpers.contracts import Holder
 from helpers.procs import Spawn, alive, environ, look, start_of, wait_until
 
@@ -227,5 +228,3 @@ def test_the_drivers_see_the_same_processes_as_the_kernel(holder: Holder, sleepe
     assert holder.call("scanned", pid=sleeper.pid)["start"] == sleeper.start
     assert alive(sleeper.pid, sleeper.start)
     assert environ(sleeper.pid) == holder.call("environ", pid=sleeper.pid)
-
-

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers.contracts import Holder, pids
 from helpers.procs import look, send, wait_until
 
@@ -239,7 +240,9 @@ def test_a_tree_larger_than_the_descriptors_left_is_ended(backend: str) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     with holder:
-        script = "for i in 1 2 3 4 5 6 7 8; do (trap '' TERM; sleep 60 & sleep 60 & sleep 60 & wait) & done; echo up; wait"
+        script = (
+            "for i in 1 2 3 4 5 6 7 8; do (trap '' TERM; sleep 60 & sleep 60 & sleep 60 & wait) & done; echo up; wait"
+        )
         holder.hold(["sh", "-c", script])
         assert holder.line() == "up"
         wait_until(lambda: len(holder.call("members")) == 33)

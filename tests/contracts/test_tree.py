@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from helpers.contracts import Holder, pids
 from helpers.procs import Spawn, look, wait_until
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from safesh import _platform
 from safesh.core import kill, reap
-from safesh.core.contain import INSTANCE, RUN_ID, Tree, choose_backend, open_group
+from safesh.core.contain import RUN_ID, Tree, choose_backend, open_group
 from safesh.core.keeper import KeeperLink, Run, start_keeper
 from safesh.errors import SafeshError
 from safesh.instance import lock
@@ -210,19 +210,22 @@ class Driver:
         return verdict.to_dict()
 
     def do_strays(
-        self, folder: str, instance: str, record: dict[str, Any] | None, patterns: list[list[str]], end: bool = False
+        self,
+        folder: str,
+        instance: str,
+        record: dict[str, Any] | None = None,
+        patterns: list[list[str]] | None = None,
+        held: list[int] | None = None,
+        end: bool = False,
     ) -> dict[str, Any]:
         """Reasons by pid, or with ``end`` the verdict on them."""
-        finder = Finder(folder, instance, record, [(name, pattern) for name, pattern in patterns])
+        finder = Finder(folder, instance, record, [(name, pattern) for name, pattern in patterns or []])
         if not end:
-            return {str(pid): reason for pid, reason in finder.find(_platform.scan()).items()}
-        tree = finder.tree()
-        verdict = kill.end_tree(tree, StopPolicy(grace=5.0), now=False)
+            return {str(pid): reason for pid, reason in finder.find(_platform.scan(), held or []).items()}
+        tree = finder.tree(held or [])
+        verdict = kill.end_tree(tree, StopPolicy(grace=1.0), now=False)
         tree.close()
         return verdict.to_dict()
-
-    def do_names(self) -> dict[str, str]:
-        return {"run_id": RUN_ID, "instance": INSTANCE}
 
 
 def _as_dict(info: Any) -> dict[str, Any] | None:

@@ -107,7 +107,9 @@ class Holder:
         for member in self.members.values():
             self._spawn.adopt(member.pid, member.start)
 
-    def hold(self, command: list[str], *, grace: float = 10.0, scope: str = "main", env: Any = None, **options: Any) -> Any:
+    def hold(
+        self, command: list[str], *, grace: float = 10.0, scope: str = "main", env: Any = None, **options: Any
+    ) -> Any:
         """Hold a command; the message that it was spawned, or why it was not."""
         stop = {"signal": "SIGTERM", "scope": scope, "grace": grace}
         self.keeper = Member(self.call("hold", command=command, stop=stop, env=env, run_id=self.run_id, **options))

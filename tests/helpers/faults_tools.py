@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -105,9 +106,9 @@ def wait_log(home: Home, text: str, name: str = "t", deadline: float = 10) -> st
 # --- who is there -----------------------------------------------------------------------------
 
 
-def members(home: Home, name: str = "t") -> list[Process]:
+def members(home: Home, name: str = "t", project: str = "") -> list[Process]:
     """Living processes that carry the mark of the project's instance ``name``."""
-    return procs.marked("SAFESH_INSTANCE", str(home.state / home.project.name / name))
+    return procs.marked("SAFESH_INSTANCE", str(home.state / (project or home.project.name) / name))
 
 
 def kill(identity: Mapping[str, Any], number: int = signal.SIGKILL) -> None:
@@ -129,23 +130,40 @@ def hand_started(*words: str, **options: Any) -> Iterator[Spawn]:
 # --- other users, small disks ---------------------------------------------------------------------
 
 
+_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
+
+
 def as_nobody() -> list[str]:
     """The words that run what follows them as another user without any privilege; skips where that is impossible."""
-    reason = _why_no_nobody()
-    if reason:
-        pytest.skip(reason)
-    return ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("only root can become another user, with setpriv")
+    return list(_NOBODY)
+
+
+def nobodys_cli() -> list[str]:
+    """Our command line for another user, who may need another Python; ad hoc runs only, it may lack our libraries."""
+    as_nobody()
+    found = _nobodys_python()
+    if not found:
+        pytest.skip("another user can run no Python that is new enough")
+    return [found, *CLI[1:]]
 
 
 @cache
-def _why_no_nobody() -> str:
-    if os.geteuid() != 0:
-        return "only root can become another user"
-    if not shutil.which("setpriv"):
-        return "there is no setpriv"
-    words = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *CLI, "--version"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False, cwd="/")
-    return "" if done.returncode == 0 else f"another user cannot run this Python: {done.stderr.strip()[:200]}"
+def _nobodys_python() -> str:
+    for python in dict.fromkeys((sys.executable, os.path.realpath(sys.executable), "/usr/bin/python3")):
+        words = [*_NOBODY, "env", python, *CLI[1:], "--version"]
+        done = subprocess.run(words, capture_output=True, timeout=30, check=False, cwd="/")
+        if done.returncode == 0:
+            return python
+    return ""
+
+
+def lend_state(home: Home) -> None:
+    """Make the state folder another user's."""
+    home.path.parent.chmod(0o755)
+    home.state.mkdir(mode=0o700)
+    give_away(home.state)
 
 
 def give_away(path: Path, user: int = NOBODY) -> None:

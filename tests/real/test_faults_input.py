@@ -14,8 +14,9 @@ from helpers import procs
 from helpers.faults_tools import (
     SLEEPER,
     as_nobody,
-    give_away,
+    lend_state,
     members,
+    nobodys_cli,
     one_line,
     record_of,
     run,
@@ -125,10 +126,8 @@ def test_a_config_that_cannot_be_trusted_or_read_is_78(
 def test_a_config_that_may_not_be_read_is_78(home: Home, safe: Safe) -> None:
     write_target(home)
     (home.project / "safe.toml").chmod(0o600)
-    home.path.parent.chmod(0o755)
-    home.state.mkdir(mode=0o700)
-    give_away(home.state)
-    one_line(run(*as_nobody(), *CLI, "start", "t").check(78), "safe.toml", "Permission denied", "ls -l")
+    lend_state(home)
+    one_line(run(*as_nobody(), *nobodys_cli(), "start", "t").check(78), "safe.toml", "Permission denied", "ls -l")
 
 
 def test_a_config_that_is_not_there_but_named_is_78(safe: Safe) -> None:

@@ -29,6 +29,7 @@ from helpers.faults_tools import (
     hand_started,
     kill,
     members,
+    nobodys_cli,
     one_line,
     record_of,
     run,
@@ -111,6 +112,15 @@ def untouched(path: Path) -> None:
             assert one.read_text() == "precious\n"
 
 
+def clear(path: Path) -> None:
+    """The hint's way out: remove it."""
+    if path.is_dir() and not path.is_symlink():
+        (path / "inside").unlink()
+        path.rmdir()
+    else:
+        path.unlink(missing_ok=True)
+
+
 def names_it(text: str, path: Path) -> None:
     assert str(path) in text, f"{path} is not named: {text}"
 
@@ -139,9 +149,9 @@ def test_damaged_contents_are_told_by_status_and_replaced_by_the_next_start(
     shown = safe("status", "t")
     assert shown.rc in (1, 3)
     assert shown.err == ""
-    if which != "lock":  # what a free lock says concerns nobody
+    if which == "record" or (which == "pid file" and damage is not half):  # half a pid may be nobody's
         names_it(shown.out, path)
-        assert "is not used" in shown.out
+        assert "is not used" in shown.out or "is left alone" in shown.out
     assert safe("stop", "t", "--force").check(0).out == "t: not running\n"
     with safe.started("t"):
         safe("status", "t").check(0)
@@ -157,7 +167,7 @@ def test_a_file_that_is_not_ours_is_named_with_a_way_out(
     path = home.state_file(FILES[which])
     damage(path)
     shown = safe("status", "t")
-    assert shown.rc == (4 if which == "lock" else 3 if which == "record" else 1)
+    assert shown.rc == (4 if which == "lock" else 1)
     names_it(shown.out, path)
     assert "problem: " in shown.out
     safe("stop", "t", "--force").check(0)
@@ -169,10 +179,7 @@ def test_a_file_that_is_not_ours_is_named_with_a_way_out(
     else:
         names_it(one_line(started.check(73), hint=True), path)
     untouched(path)
-    # The hint's way out: remove it.
-    path.unlink() if not path.is_dir() or path.is_symlink() else (path / "inside").unlink()
-    if path.is_dir():
-        path.rmdir()
+    clear(path)
     with safe.started("t"):
         pass
 
@@ -259,9 +266,7 @@ def test_a_file_damaged_under_a_running_target_hides_it_from_nobody(
         assert "nobody is left" in stopped.out, stopped
         assert members(home) == []
         untouched(path)
-        if path.is_dir():
-            (path / "inside").unlink()
-            path.rmdir()
+        clear(path)
 
 
 @pytest.mark.parametrize("which", FILES)
@@ -293,9 +298,7 @@ def test_strays_are_found_without_any_readable_record(
         one_line(safe("start", "t").check(75), "without a supervisor", hint=True)
         safe("stop", "t", "--force").check(0)
         assert members(home) == []
-        if home.state_file("t.json").is_dir():
-            (home.state_file("t.json") / "inside").unlink()
-            home.state_file("t.json").rmdir()
+        clear(home.state_file("t.json"))
 
 
 @pytest.mark.parametrize(
@@ -394,9 +397,7 @@ def test_a_socket_that_is_gone_keeps_no_stop_from_ending_everything(
         assert members(home) == []
         found = record_of(home)
         assert not procs.alive(found["supervisor"]["pid"], found["supervisor"]["start"])
-        if damage is folder:
-            (path / "inside").unlink()
-            path.rmdir()
+        clear(path)
     with safe.started("t"):
         pass
 
@@ -445,7 +446,8 @@ def test_a_state_home_that_is_no_folder_or_closed_to_us_is_73(home: Home, safe: 
     home.state.unlink()
     home.state.mkdir(mode=0o700)
     home.path.parent.chmod(0o755)
-    one_line(run(*as_nobody(), *CLI, "start", "t").check(73), str(home.state), "SAFESH_HOME")
+    words = [*as_nobody(), *nobodys_cli(), "start", "t", "--", "true"]
+    one_line(run(*words, cwd="/").check(73), str(home.state), "SAFESH_HOME")
 
 
 def test_a_state_folder_open_to_others_is_closed(home: Home, safe: Safe) -> None:
@@ -504,8 +506,9 @@ while not os.path.exists("quiet"):
 os.write(1, b"quiet\\n")
 while not os.path.exists("again"):
     time.sleep(0.01)
-os.write(1, b"again\\n")
-time.sleep(600)
+for _ in range(1000):  # a log that could not be written is tried again once a second
+    os.write(1, b"again\\n")
+    time.sleep(0.1)
 """
 
 
@@ -533,19 +536,49 @@ def test_a_disk_that_fills_up_loses_output_not_the_target_and_the_loss_is_counte
             assert size <= log.stat().st_size
             assert "bytes lost from" in text
             assert "No space left on device" in text
-            found = wait_record(home, state="running")
-            lost = wait_until(lambda: record_of(home)["log_lost_bytes"], 5)
+            found = wait_until(lambda: _recovered(home), 5, "the record tells of the loss")
+            lost = found["log_lost_bytes"]
             assert lost > 1000
             assert f"[safesh: {lost} bytes lost" in text
-            assert "bytes of output were lost" in found["message"] or "bytes of output were lost" in record_of(home)["message"]
             recovered = events_of(home, "log_recovered")[-1]
             assert recovered["bytes"] == lost
             assert recovered["reason"] == "No space left on device"
-            assert any(event["count"] for event in events_of(home, "events_lost")), "events were lost, and that is told"
             assert "could not be written" in safe("status", "t").check(0).out
             assert record_of(home)["main"] == main
             assert record_of(home)["restarts"] == 0
             assert "nobody is left" in safe("stop", "t", "--force").check(0).out
+
+
+def test_events_that_a_full_disk_swallowed_are_counted_and_spoil_no_line(home: Home) -> None:
+    from safesh.supervise.events import EventLog
+
+    with tiny_disk(home.state, 64):
+        path = home.state / "events.jsonl"
+        log = EventLog(str(path), "t")
+        fill(home.state / "ballast")
+        written = 0
+        while not log.lost:
+            log.write("one", "t", "", text="x" * 100)
+            written += not log.lost
+        for _ in range(4):
+            log.write("one", "t", "", text="x" * 100)
+        (home.state / "ballast").unlink()
+        log.write("two", "t", "")
+        log.write("three", "t", "")
+        whole, torn = [], 0
+        for line in path.read_text().splitlines():
+            try:
+                whole.append(json.loads(line))
+            except ValueError:
+                torn += 1
+        assert torn <= 1
+        assert [one["event"] for one in whole] == ["one"] * written + ["two", "events_lost", "three"]
+        assert whole[-2]["count"] == 5
+
+
+def _recovered(home: Home) -> dict[str, Any] | None:
+    found = record_of(home)
+    return found if f"{found['log_lost_bytes']} bytes of output were lost" in found["message"] else None
 
 
 def _grows_no_more(path: Path) -> bool:
@@ -650,7 +683,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_age_and_refuses_nothing(hom
     set_ahead(record_of(home))
     os.utime(home.project / "safe.toml", (4e9, 4e9))
     shown = safe("status", "t").check(1)
-    assert " -" not in shown.out.replace(" -> ", ""), shown
+    assert "0.0s ago" in shown.out, shown
     with safe.started("t"):
         set_ahead(record_of(home))
         lock = home.state_file("t.lock")

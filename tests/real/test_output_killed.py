@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 import signal
 import sys
 import time
@@ -70,6 +71,7 @@ def test_a_target_that_is_not_flooding_loses_nothing(tmp_path: Path, rng: random
             with capturing(source, path, 1500) as capture:
                 capture.wait_line("ready")
                 for count, start in enumerate(range(0, len(data), 900)):
+                    select.select([], [], [], 0.002)  # the pace of the target: 500 writes a second
                     os.write(sink, data[start : start + 900])
                     if count == kill_at:
                         capture.send(signal.SIGKILL)
@@ -112,7 +114,7 @@ def test_a_flood_loses_no_more_than_was_on_its_way_and_doubles_nothing(tmp_path:
         numbers = [int(line) for line in data.split(b"\n")[:-1] if len(line) == 15]
         assert all(one < two for one, two in pairwise(numbers)), "out of order, or twice"
         missing = 16 * (numbers[-1] + 1) - len(data)
-        assert missing <= 1 << 17, f"{missing} bytes lost"
+        assert missing <= 1 << 18, f"{missing} bytes lost"
 
 
 def test_a_compressing_child_dies_with_the_capturing_process(tmp_path: Path, rng: random.Random) -> None:

@@ -7,12 +7,16 @@ The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen
 - ``info(pid) -> Info | None`` and ``scan() -> dict[int, Info]``: one process, or every visible one.
 - ``cmdline(pid) -> list[str]`` (empty when unreadable), ``environ(pid) -> dict | None``.
 - ``open_handle(pid, start) -> Handle | None``: a handle of exactly that process, None when it is gone.
-- ``plain_handle(pid, start)``: the same without a descriptor. ``HAS_SUBREAPER``: whether orphans stay with us.
+- ``plain_handle(pid, start)``: the same without a descriptor. A handle's ``alive()`` is false for zombies, and its
+  ``send()`` says false for them; a process whose first thread has ended lives as long as another does.
+- ``HAS_SUBREAPER``: whether orphans stay with us, however they got away (``posix.py``: what is missed where not).
 - ``become_subreaper() -> bool``, ``is_subreaper() -> bool``: orphans below us re-parent to us (prctl(2)).
 - ``set_pdeathsig(sig) -> bool``, ``set_name(name)``: prctl(2); no-ops where there is none.
-- ``SignalSource(numbers)``: blocked or handled signals with ``fileno()`` to poll, ``read() -> list[int]``, ``close()``.
+- ``SignalSource(numbers)``: blocked or handled signals with ``fileno()`` to poll, ``read() -> list[int]``, ``close()``,
+  which leaves handlers and mask as they were.
 - ``reopen(fd, flags) -> int``: an open file description of our own for somebody's terminal or pipe.
 - ``tee(source, sink, length) -> int``: see a pipe's bytes without taking them (tee(2)); -1 where there is none.
+- ``MAXRSS_UNIT``: bytes in one unit of ``ru_maxrss`` (getrusage(2): kilobytes on Linux, bytes on macOS).
 - ``oom_kills() -> int | None``: how often the kernel's out-of-memory killer has acted since boot.
 
 Backends, best first: ``cgroup`` (a cgroup v2 group of our own), ``subreaper``, ``posix``
@@ -52,6 +56,7 @@ def forced_backend() -> str:
 if sys.platform == "linux" and forced_backend() != "posix":
     from safesh._platform.linux import (
         HAS_SUBREAPER,
+        MAXRSS_UNIT,
         Info,
         SignalSource,
         become_subreaper,
@@ -73,6 +78,7 @@ if sys.platform == "linux" and forced_backend() != "posix":
 else:
     from safesh._platform.posix import (  # type: ignore[assignment]
         HAS_SUBREAPER,
+        MAXRSS_UNIT,
         Info,
         SignalSource,
         become_subreaper,
@@ -95,6 +101,7 @@ else:
 __all__ = [
     "BACKENDS",
     "HAS_SUBREAPER",
+    "MAXRSS_UNIT",
     "Info",
     "SignalSource",
     "become_subreaper",

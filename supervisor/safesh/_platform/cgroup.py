@@ -7,6 +7,7 @@ import os
 import select
 
 from safesh._platform import linux
+from safesh.clock import monotonic
 
 PREFIX = "safesh-"
 
@@ -103,9 +104,9 @@ class Group:
         try:
             watch = select.poll()
             watch.register(fd, select.POLLPRI)  # "a file modified event is generated on state change"
-            deadline = linux.time.monotonic() + timeout
+            deadline = monotonic() + timeout
             while b"frozen 1" not in os.pread(fd, 4096, 0):
-                left = deadline - linux.time.monotonic()
+                left = deadline - monotonic()
                 if left <= 0 or not watch.poll(left * 1000):
                     return b"frozen 1" in os.pread(fd, 4096, 0)
             return True

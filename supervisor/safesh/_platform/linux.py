@@ -8,7 +8,8 @@ import select
 import sys
 import time
 
-from safesh._platform.base import Info, PlainHandle
+from safesh._platform.base import Info as Info
+from safesh._platform.base import PlainHandle
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_GET_CHILD_SUBREAPER = 37
 
 HAS_SUBREAPER = True
+MAXRSS_UNIT = 1024
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")

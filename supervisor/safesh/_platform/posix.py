@@ -3,9 +3,10 @@
 What a holder finds here of a tree: every descendant whose line of parents still lives; every process it has seen
 before; everybody in a session that a member leads or led; everybody whose environment, as it was at exec and as
 far as the system shows it to us, carries the run's id. What it cannot find is an orphan that did all of
-this before anyone looked: left every session of the tree, cleared its environment, and lost its parent. On Linux
-such a process stays with the subreaper, so ``HAS_SUBREAPER`` is the capability that tells the two apart. (macOS
-hides the environment of its own protected programs, so there the session is all that tells of them.)
+this before anyone looked: left every session of the tree, cleared its environment, and lost its parent. Nor can it be
+sure of one that forks, changes session and exits faster than a scan takes. On Linux such processes stay with
+the subreaper, so ``HAS_SUBREAPER`` is the capability that tells the two apart. (macOS hides the environment of its own
+protected programs, so there the session is all that tells of them.)
 
 A signal goes by pid right after a check of the start time: in the microseconds between the two the process could end
 and its pid pass on. A pidfd has no such gap, but nothing portable is better.
@@ -25,19 +26,22 @@ from safesh.errors import ResourceError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import Any, Iterable
+    from collections.abc import Iterable
+    from typing import Any
 else:
     import _signal
 
 __all__ = [
-    "HAS_SUBREAPER", "Info", "SignalSource", "become_subreaper", "boot_id", "cmdline", "environ", "info",
+    "HAS_SUBREAPER", "MAXRSS_UNIT", "Info", "SignalSource", "become_subreaper", "boot_id", "cmdline", "environ", "info",
     "is_subreaper", "oom_kills", "open_handle", "plain_handle", "reopen", "scan", "set_name", "set_pdeathsig",
     "start_time", "tee",
 ]  # fmt: skip
 
 HAS_SUBREAPER = False
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 _ON_LINUX = sys.platform.startswith("linux")
+_TICK = os.sysconf("SC_CLK_TCK")
 _LETTERS = {
     "running": "R", "sleeping": "S", "disk-sleep": "D", "stopped": "T", "tracing-stop": "t", "zombie": "Z", "dead": "X",
     "idle": "I",
@@ -108,14 +112,13 @@ def _start(process: Any) -> int:
     ``create_time()`` is no such number: newer releases of psutil let it follow steps of the clock, so that one step
     would make every process look like another. What psutil tells processes apart by follows none.
     """
-    seconds = process._ident[1]
-    if seconds is None:
-        seconds = process.create_time()
+    told = process._ident[1]
+    seconds: float = process.create_time() if told is None else told
     if not _ON_LINUX:
         return round(seconds * 1_000_000)
     if seconds > 1e9:  # psutil before 7.1 adds the boot time to it
         seconds -= _load().boot_time()
-    return round(seconds * os.sysconf("SC_CLK_TCK"))
+    return round(seconds * _TICK)
 
 
 def _picture(process: Any) -> Info:

@@ -5,8 +5,9 @@
 is wrong. A test holds the two parsers against each other.
 
 What handlers get in ``args``: every option under its name (``kill-all --no-color`` gives ``no_color``), the
-positional words as ``target`` (str or None) or ``targets`` (list), what follows ``--`` as ``command`` (list,
-empty without it), and the global ``config`` (str or None) and ``no_color``. ``exec`` gets ``argv`` untouched.
+positional words as ``what`` (one of the verb's choices) and ``target`` (str or None) or ``targets`` (list), what
+follows ``--`` as ``command`` (list, empty without it), and the global ``config`` (str or None) and ``no_color``.
+``exec`` gets ``argv`` untouched.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ class Option:
 class Verb:
     """One row: a verb, the module in ``safesh.cli`` whose ``run`` serves it, and all that its help says.
 
-    target: "" (none), "one" (at most one) or "many"; command: ``-- CMD ARGS…`` is understood;
-    raw: everything after the word goes untouched to the module's ``main``; codes: (exit status, meaning).
+    target: "" (none), "one" (at most one) or "many"; noun: what a target is called here; choices: (word, meaning)
+    of which the first positional word must be one; command: ``-- CMD ARGS…`` is understood; raw: everything after
+    the word goes untouched to the module's ``main``; codes: (exit status, meaning).
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Verb:
         text: str,
         *,
         target: Literal["", "one", "many"] = "many",
+        noun: str = "TARGET",
+        choices: tuple[tuple[str, str], ...] = (),
         command: bool = False,
         raw: bool = False,
         options: tuple[Option, ...] = (),
@@ -60,6 +64,8 @@ class Verb:
         self.summary = summary
         self.text = text
         self.target = target
+        self.noun = noun
+        self.choices = choices
         self.command = command
         self.raw = raw
         self.options = options
@@ -224,6 +230,55 @@ _ROWS = (
             ("exec --timeout 5m -- job", "as timeout(1)"),
         ),
     ),
+    Verb(
+        "doctor",
+        "check what safesh needs here, and say how to repair it",
+        "Looks at Python and its libraries, the kernel, the backend chosen and why, the state folder, limits, the "
+        "clock, safe.toml, and leftovers of runs that nobody holds. Each check says what it found; one that warns or "
+        "fails also says why it matters and what to do. Nothing is changed, and no root is needed.",
+        target="",
+        options=(_JSON,),
+        examples=(("doctor", "all checks"), ("doctor --json", "for programs")),
+        codes=(("0", "all is well, or there are warnings only"), ("1", "something failed")),
+    ),
+    Verb(
+        "export",
+        "print a systemd unit or crontab lines that run a target",
+        "Prints what starts TARGET at boot and keeps it running, on stdout and nothing else. The lines hold absolute "
+        "paths, their own PATH and the state folder in use now, so it does not matter where they are run. "
+        "Restarts stay with safesh; systemd steps in only when the supervisor itself is killed.",
+        target="one",
+        choices=(("systemd", "a service unit"), ("cron", "crontab lines")),
+        options=(Option("--user", "systemd: a unit for `systemctl --user`, not for the system"),),
+        examples=(
+            ("export systemd headless", "a unit of the system, run as you"),
+            ("export systemd headless --user", "a unit of your own"),
+            ("export cron headless", "lines for `crontab -e`"),
+        ),
+        codes=(("0", "printed"), ("2", "no such target, or a name that the format cannot hold"), ("78", "safe.toml is wrong")),
+    ),
+    Verb(
+        "completion",
+        "print what makes a shell complete our command lines",
+        "The script completes commands, options, targets, and the names of what has run. Load it at the shell's start.",
+        target="",
+        choices=(("bash", "for ~/.bashrc"), ("zsh", "for ~/.zshrc"), ("fish", "for ~/.config/fish/config.fish")),
+        examples=(
+            ("completion bash", 'in ~/.bashrc: source <(safe.sh completion bash)'),
+            ("completion zsh", 'in ~/.zshrc, after compinit: source <(safe.sh completion zsh)'),
+            ("completion fish", "in config.fish: safe.sh completion fish | source"),
+        ),
+        codes=(("0", "printed"), ("2", "wrong usage")),
+    ),
+    Verb(
+        "help",
+        "show the page of a command",
+        "The same as `COMMAND --help`; without COMMAND, the list of them all.",
+        target="one",
+        noun="COMMAND",
+        examples=(("help", "what there is"), ("help stop", "all about one command")),
+        codes=(("0", "shown"), ("2", "no such command")),
+    ),
 )
 
 VERBS: dict[str, Verb] = {row.name: row for row in _ROWS}
@@ -234,6 +289,8 @@ def defaults(verb: Verb) -> dict[str, Any]:
     args: dict[str, Any] = {"config": None, "no_color": False}
     if verb.raw:
         args["argv"] = []
+    if verb.choices:
+        args["what"] = None
     if verb.target:
         args["target" if verb.target == "one" else "targets"] = None if verb.target == "one" else []
     if verb.command:
@@ -312,7 +369,11 @@ def parse(argv: list[str]) -> Parsed | None:
 
 
 def _place(verb: Verb, args: dict[str, Any], words: list[str]) -> bool:
-    """Put the positional words where the verb wants them; False when there are too many."""
+    """Put the positional words where the verb wants them; False when there are too many or too few."""
+    if verb.choices:
+        if not words or words[0] not in [word for word, _text in verb.choices]:
+            return False
+        args["what"], *words = words
     if verb.target == "many":
         args["targets"] = words
     elif verb.target == "one" and len(words) <= 1:

@@ -15,7 +15,7 @@ from safesh.model import Member
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from safesh._platform import Backend, Handle, Info
     from safesh._platform.cgroup import Group
@@ -80,7 +80,7 @@ class Tree:
         self.spare = {os.getpid(), *spare}
         self.handles: dict[tuple[int, int], Handle] = {}
         self.find_more: Callable[[dict[int, Info]], Iterable[int]] | None = None
-        self._sessions: set[int] = set()
+        self._sessions: dict[int, int] = {}  # leader's pid -> its start
         self._groups: set[int] = set()
 
     def adopt(self, pid: int, start: int, *, leads: bool = False) -> Handle | None:
@@ -89,7 +89,7 @@ class Tree:
         leads: it is known to lead a session, which is the tree's also after its leader's end.
         """
         if leads:
-            self._sessions.add(pid)
+            self._sessions[pid] = start
         key = (pid, start)
         handle = self.handles.get(key)
         if handle is None:
@@ -155,20 +155,22 @@ class Tree:
                 continue
             # Below a zombie there is nothing: its children have been re-parented already.
             seeds += children.get(pid, ())
-            one = everything.get(pid)
-            if one is not None and pid != self.root and not one.dead:
-                found[pid] = one
+            member = everything.get(pid)
+            if member is not None and pid != self.root and not member.dead:
+                found[pid] = member
         return found
 
     def _same_session(self, everything: dict[int, Info]) -> list[int]:
         """Portable: orphans show by the session of a member seen before, or by the run id in their environment."""
         for pid, start in self.handles:
-            one = everything.get(pid)
+            known = everything.get(pid)
             # Only sessions that a member leads: a target's, or one that a member made.
-            if one is not None and one.start == start and one.sid == pid:
-                self._sessions.add(pid)
-            elif one is not None and one.start != start:
-                self._sessions.discard(pid)  # its number passed on, so nobody was left in its session (setsid(2))
+            if known is not None and known.start == start and known.sid == pid:
+                self._sessions[pid] = start
+        for pid, start in list(self._sessions.items()):
+            # Its number has passed on, which the kernel allows once a session has nobody left.
+            if pid in everything and everything[pid].start != start:
+                del self._sessions[pid]
         ours = [one.pid for one in everything.values() if one.sid in self._sessions]
         if self.run_id:
             for one in everything.values():

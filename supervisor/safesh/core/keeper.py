@@ -21,7 +21,8 @@ from safesh.model import ExitInfo, StopPolicy, Verdict
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import Any, Callable, NoReturn
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
     from safesh._platform import Handle
     from safesh._platform.cgroup import Group
@@ -215,7 +216,7 @@ class _Keeper:
                 env=run.env,
                 stdio=(run.stdin, run.output[1], run.output[1]),
                 session="new",
-                before_exec=None if group is None else lambda: _join(group),
+                before_exec=lambda: _join(group),
             )
         except SafeshError as error:
             self.tree.remove_group()
@@ -310,10 +311,11 @@ class _Keeper:
             self.order = (policy, now)
 
 
-def _join(group: Group) -> None:
+def _join(group: Group | None) -> None:
     """Runs in the child: a cgroup that takes nobody must not keep the target from running."""
     try:
-        group.join()
+        if group is not None:
+            group.join()
     except OSError:
         pass
 

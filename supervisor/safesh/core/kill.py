@@ -15,7 +15,7 @@ from safesh.model import Member, StopPolicy, Verdict
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import Callable
+    from collections.abc import Callable
 
     from safesh._platform import Handle, Info
 

@@ -19,7 +19,7 @@ import select
 from safesh.clock import monotonic
 from safesh.core.loss import Loss
 from safesh.core.peek import Peek, has_bytes
-from safesh.core.rotation import LogFile
+from safesh.core.rotation import LONGEST_LINE, LogFile
 from safesh.errors import StateError
 from safesh.model import LogPolicy
 
@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from safesh.core.stamps import Stamper
     from safesh.core.terminal import Echo
 
-_PIPE_SIZE = 1 << 18  # more falls out of the processor's cache between writer and reader, which costs speed
+_PIPE_SIZE = 1 << 20  # an unprivileged user's largest (fs.pipe-max-size, pipe(7))
 _BUDGET = 4 << 20  # bytes per pump(), so that the loop gets its turn
-_BUFFER = 1 << 17
-_FLOOD = 1 << 16  # bytes in one pump(): from there on the target is being waited for
+_BUFFER = 1 << 18
+_CALM = 1 << 16  # bytes that a target may have written at once and is not flooding yet
+_PAUSE = 0.001  # seconds between two pump()s; so many in a row with less between them are a flood as well:
+_STREAK = 16
 _SPLICE_FLAGS = getattr(os, "SPLICE_F_NONBLOCK", 0)
 _RETRY = 1.0  # seconds between two attempts to write after a failed one
 
@@ -67,6 +69,9 @@ class Capture:
         self._peek: Peek | None = None
         self._splices = hasattr(os, "splice") and not policy.timestamps
         self._flood = False
+        self._pumped_at = 0.0
+        self._streak = 0
+        self._emptied = False  # the last move took all that there was
         self._buffer: memoryview | None = None
         self._stamper: Stamper | None = None
         if policy.timestamps:
@@ -88,15 +93,24 @@ class Capture:
     def pump(self) -> bool:
         """Move what is in the pipe, 4 MiB at most, without waiting; False once every writer has closed it."""
         total = 0
+        self._streak = self._streak + 1 if monotonic() - self._pumped_at < _PAUSE else 0
+        self._flood = self._streak >= _STREAK
+        if not self._flood:
+            self._buffer = None  # a quarter of a megabyte that an idle supervisor need not keep
         try:
             while total < _BUDGET:
                 moved = self._move()
                 if not moved:
                     return False
                 total += moved
-                self._flood = self._flood or total >= _FLOOD
+                if self._emptied:  # poll(2) finds out more cheaply than a read that fails
+                    break
+                self._flood = True
         except BlockingIOError:
-            self._flood = total >= _FLOOD
+            pass
+        # Now the target has an empty pipe to fill, so it does not stand still meanwhile.
+        self._log.sweep()
+        self._pumped_at = monotonic()
         return True
 
     def drain(self, deadline: float) -> bool:
@@ -142,8 +156,10 @@ class Capture:
         try:
             if room <= 0 or (self._echo is not None and not self._echo.gone):
                 return self._move_seen(room)
-            moved = os.splice(self._pipe, log.fd, min(_FLOOD, room), offset_dst=log.size, flags=_SPLICE_FLAGS)
+            want = min(_CALM, room)
+            moved = os.splice(self._pipe, log.fd, want, offset_dst=log.size, flags=_SPLICE_FLAGS)
             log.size += moved
+            self._emptied = moved < want
             return moved
         except BlockingIOError:
             raise
@@ -160,11 +176,12 @@ class Capture:
                 self._peek = Peek()
             except OSError:  # no descriptor left: that costs no byte
                 return self._copy()
-        seen = self._peek.look(self._pipe, _FLOOD)
+        seen = self._peek.look(self._pipe, _CALM)
         if seen is None:
             self._splices = False
             return self._copy()
         cut = _cut(seen, room)
+        self._emptied = cut == len(seen) < _CALM
         moved = 0
         try:
             while moved < cut:
@@ -199,7 +216,9 @@ class Capture:
         """What is in the pipe, taken; valid until the next call."""
         if self._buffer is None:
             self._buffer = memoryview(bytearray(_BUFFER))
-        return self._buffer[: os.readv(self._pipe, [self._buffer])]
+        length = os.readv(self._pipe, [self._buffer])
+        self._emptied = length < _BUFFER
+        return self._buffer[:length]
 
     # -- losing ---------------------------------------------------------------------------------
 
@@ -313,7 +332,7 @@ def _count_and_close(pipe_fd: int) -> int:
     lost = 0
     os.set_blocking(pipe_fd, False)
     try:
-        while chunk := os.read(pipe_fd, _FLOOD):
+        while chunk := os.read(pipe_fd, _CALM):
             lost += len(chunk)
     except BlockingIOError:
         pass
@@ -332,6 +351,7 @@ def _cut(data: bytes | memoryview, room: int) -> int:
     """How much of ``data`` belongs in the file: what there is room for, or up to the line end where none is."""
     if room > 0:
         return min(room, len(data))
+    data = data[: max(1, LONGEST_LINE + room)]
     return bytes(data).find(b"\n") + 1 or len(data)
 
 

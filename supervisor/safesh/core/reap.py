@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from safesh import _platform
 from safesh.clock import wall
 from safesh.core import signals
 from safesh.model import ExitInfo
@@ -11,7 +12,7 @@ from safesh.model import ExitInfo
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import resource
-    from typing import Iterator
+    from collections.abc import Iterator
 
 
 def reap_all() -> Iterator[tuple[int, int, resource.struct_rusage]]:
@@ -43,14 +44,10 @@ def read_status(status: int, usage: resource.struct_rusage | None = None) -> Exi
     if usage is not None:
         info.user_seconds = round(usage.ru_utime, 6)
         info.system_seconds = round(usage.ru_stime, 6)
-        info.peak_memory_bytes = usage.ru_maxrss * _MAXRSS_UNIT
+        info.peak_memory_bytes = usage.ru_maxrss * _platform.MAXRSS_UNIT
     return info
 
 
 def shell_status(info: ExitInfo) -> int:
     """The shell's exit status: the code, or 128 + the signal's number."""
     return 128 + signals.number(info.signal.removeprefix("signal ")) if info.signal else max(info.code, 0)
-
-
-# getrusage(2): kilobytes on Linux, bytes on macOS.
-_MAXRSS_UNIT = 1 if os.uname().sysname == "Darwin" else 1024

@@ -26,7 +26,7 @@ UNFINISHED = ".gz.tmp"
 _UNLIMITED = 1 << 62
 _LOOK_BYTES = 1 << 20  # a file renamed or replaced by somebody is noticed after this much, or
 _LOOK_SECONDS = 1.0  # after this long, whichever comes first
-_LONGEST_LINE = 1 << 16  # a line that long past the limit is cut: "at a line boundary where possible"
+LONGEST_LINE = 1 << 16  # a line that long past the limit is cut: "at a line boundary where possible"
 
 
 def part_path(path: str, number: int) -> str:
@@ -74,6 +74,7 @@ class LogFile:
         self._look_size = 0
         self._look_at = 0.0
         self._rest_until = 0.0
+        self._unswept = False
         self._adopt(open_log(path))
         self._tidy()
         if policy.compress:
@@ -137,7 +138,7 @@ class LogFile:
 
     def at_boundary(self) -> bool:
         """Whether a file that is due may be rotated here: after a whole line, or within an endless one."""
-        return self.size - self._policy.size >= _LONGEST_LINE or self.ends_line()
+        return self.size - self._policy.size >= LONGEST_LINE or self.ends_line()
 
     def ends_line(self) -> bool:
         return self.size == 0 or os.pread(self.fd, 1, self.size - 1) == b"\n"
@@ -165,6 +166,13 @@ class LogFile:
             self._adopt(open_log(self.path))
         except StateError:
             return  # settle() tries again; until then the part takes what comes
+        self._unswept = True
+
+    def sweep(self) -> None:
+        """After a rotation: remove what is too old, compress what is new. Removing takes a millisecond a part."""
+        if not self._unswept:
+            return
+        self._unswept = False
         self._prune()
         if self.packer is not None:
             self.packer.start()
@@ -183,7 +191,7 @@ class LogFile:
     def close(self) -> None:
         if self.packer is not None:
             self.packer.close()
-            self._prune()
+        self._prune()
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from safesh import _platform
-from safesh.core.contain import INSTANCE, Tree, ancestors, describe, group_path, open_group
+from safesh.core.contain import INSTANCE, RUN_ID, Tree, ancestors, describe, group_path, open_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,6 +73,22 @@ class Finder:
 
     def find(self, everything: dict[int, Info], held: Iterable[int] = ()) -> dict[int, str]:
         """pid -> why it is a stray. held: pids that a live supervisor or keeper accounts for."""
+        found = self._find(everything, held)
+        if found and self.group is None and self._find_group(found):
+            found = self._find(everything, held)
+        return found
+
+    def _find_group(self, found: Iterable[int]) -> bool:
+        """Where the record is damaged, a stray's own run id leads to the cgroup with the others of its run."""
+        for pid in found:
+            environment = _platform.environ(pid)
+            if environment is not None and environment.get(INSTANCE) == self.mark:
+                self.group = open_group(group_path(environment.get(RUN_ID, "")))
+                if self.group is not None:
+                    return True
+        return False
+
+    def _find(self, everything: dict[int, Info], held: Iterable[int]) -> dict[int, str]:
         uid = os.geteuid()
         out = ancestors(everything) | set(held) | {os.getpid()}
         found: dict[int, str] = {}
@@ -92,7 +108,7 @@ class Finder:
             return "left in the run's cgroup"
         environment = _platform.environ(pid)
         if environment is not None and environment.get(INSTANCE) == self.mark:
-            return f"left of run {environment.get('SAFESH_RUN_ID', '?')}"
+            return f"left of run {environment.get(RUN_ID, '?')}"
         if self.patterns:
             argv = _platform.cmdline(pid)
             for name, pattern in self.patterns:
@@ -103,6 +119,7 @@ class Finder:
     def tree(self, held: Iterable[int] = ()) -> Tree:
         """The strays as a tree that can be ended; ``held`` and everything below stays out of it."""
         out = list(held)
+        self.find(_platform.scan(), out)  # which may find the group
         tree = Tree(group=self.group, spare=out)
         tree.find_more = lambda everything: self.find(everything, out)
         return tree

@@ -99,7 +99,8 @@ def _judge(view: InstanceView, paths: InstancePaths, pid: int | None) -> None:
         )
     if pid is not None and not view.supervisor_alive:
         info = _platform.info(pid)
-        if info is not None and not info.dead and (last is None or last["supervisor"]["start"] != info.start):
+        ours = last is not None and last["supervisor"]["pid"] == pid and lock.is_alive(last["supervisor"])
+        if info is not None and not info.dead and not ours:
             view.problems.append(
                 f"{paths.pid} names pid {pid}, which is now another program ({info.command}); it is left alone"
             )

@@ -119,6 +119,10 @@ def _detach(spec: TargetSpec, specs: Iterable[TargetSpec], reading: int, writing
         except SafeshError as error:
             failed = {"code": error.exit_code, "message": error.message, "place": error.place, "hint": error.hint}
             os.write(writing, (wire.dumps({"failed": failed}) + "\n").encode())
+        except OSError as error:
+            failed = {"code": ResourceError.exit_code, "message": f"cannot be started: {error.strerror}",
+                      "place": str(error.filename or spec.name), "hint": "see: ulimit -a"}  # fmt: skip
+            os.write(writing, (wire.dumps({"failed": failed}) + "\n").encode())
         except BaseException as error:
             failed = {"code": 70, "message": f"{type(error).__name__}: {error}", "place": "start", "hint": ""}
             os.write(writing, (wire.dumps({"failed": failed}) + "\n").encode())

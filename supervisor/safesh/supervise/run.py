@@ -53,6 +53,7 @@ class LiveRun:
         self.exit: ExitInfo | None = None
         self.verdict: Verdict | None = None
         self.refusal: SafeshError | None = None
+        self.trouble = ""  # what befell its keeper, in words
         self._early: list[int] = []
 
     def start(self, stdin: int, echo: int, on_log_event: Callable[[str, dict[str, Any]], None]) -> None:

@@ -32,6 +32,7 @@ else:
     import _signal
 
 _STOPS = (_signal.SIGTERM, _signal.SIGINT)
+_SCARCE = "look at ulimit -n, ulimit -u and free memory, then try again"
 _JOB_CONTROL = (_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU)
 
 
@@ -208,8 +209,12 @@ class Supervisor:
         self.intent = "stop"
         self.record["message"] = f"stopped by {signals.name(number)}"
         stop = self.spec.stop
+        # A terminal sends Ctrl-C to everybody in the foreground; a shell that alone got it waits for its children.
+        everybody = number == _signal.SIGINT and self.plan.mode == "foreground"
         self.stop_policy = StopPolicy(
-            signal=signals.name(sent) if sent else stop.signal, scope=stop.scope, grace=stop.grace
+            signal=signals.name(sent) if sent else stop.signal,
+            scope="tree" if everybody else stop.scope,
+            grace=stop.grace,
         )
         self.feed("stop")
 
@@ -258,6 +263,7 @@ class Supervisor:
             run.refusal.exit_code = message["code"]
         else:
             self.journal.event("keeper_broken", message=message["message"])
+            run.trouble = f"its keeper failed: {message['message'].rpartition('] ')[2]}"
 
     def _on_keeper_end(self, run: LiveRun) -> None:
         keeper = run.keeper.pid if run.keeper is not None else 0
@@ -267,9 +273,14 @@ class Supervisor:
             self._refuse(run.refusal)
         elif run.verdict is not None:
             self._over(run, run.verdict)
+        elif run.trouble and self.record["main"] is None:
+            self.verdict = run.clean_up(self.stop_policy, self._wait_cleaning)  # it may have got as far as a fork
+            run.close()
+            self._refuse(ResourceError(f"cannot be started: {run.trouble}", place=self.spec.name, hint=_SCARCE))
         else:
             self.journal.event("keeper_lost", keeper=keeper)
-            self.record["message"] = "its keeper was killed; the supervisor ended the tree"
+            run.trouble = f"{run.trouble or 'its keeper was killed'}; the supervisor ended the tree"
+            self.record["message"] = run.trouble
             self.feed("keeper_lost")
         self._reap()
 
@@ -312,7 +323,7 @@ class Supervisor:
             return "over_fail"
         if run.exit is not None and run.exit.ok:
             return "over_finish"
-        if run.exit is not None:
+        if run.exit is not None and not run.trouble:
             self.record["message"] = run.exit.cause
         return "over_fail"
 
@@ -342,8 +353,7 @@ class Supervisor:
         except SafeshError as error:
             self._refuse(error)
         except OSError as error:
-            hint = "look at ulimit -n, ulimit -u and free memory"
-            self._refuse(ResourceError(f"cannot be started: {error.strerror}", place=self.spec.name, hint=hint))
+            self._refuse(ResourceError(f"cannot be started: {error.strerror}", place=self.spec.name, hint=_SCARCE))
 
     def _on_log_event(self, event: str, details: dict[str, Any]) -> None:
         self.journal.event(event, **details)
