@@ -8,8 +8,10 @@ at a table's end before it tells an unknown key. Imported only where no cached r
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 import signal
+import urllib.parse
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args
 
@@ -21,6 +23,8 @@ from safesh.clock import parse_duration, parse_size, shown
 from safesh.errors import ConfigError, UsageError
 
 _REAL_TIME = 34  # the first real-time signal that glibc and musl leave to programs (signal(7)): SIGRTMIN or later
+# What notify.on may name; docs/config.md says when each is told.
+EVENTS = ("started", "ready", "unhealthy", "recovered", "restarted", "failed", "limit", "stopped", "strays")
 _SHELL_WORDS = frozenset(["|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1", "&>"])
 
 
@@ -172,6 +176,183 @@ class Log(msgspec.Struct, frozen=True):
     timestamps: Bool = model.LogPolicy.timestamps
 
 
+def parse_url(value: str, place: str) -> str:
+    parts = urllib.parse.urlsplit(parse_text(value, place))
+    try:
+        good = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
+    except ValueError:
+        good = False
+    if not good or any(letter.isspace() for letter in value):
+        raise ConfigError(
+            f"{shown(value)} is no http URL", place=place, hint='such as "http://127.0.0.1:8080/health"'
+        )
+    return value
+
+
+def parse_statuses(value: str | int, place: str) -> str:
+    for part in str(value).split(","):
+        low, dash, high = part.strip().partition("-")
+        ends = [low, high] if dash else [low]
+        if not all(end.isascii() and end.isdigit() and 100 <= int(end) <= 599 for end in ends) or (
+            dash and int(low) > int(high)
+        ):
+            raise ConfigError(
+                f"{shown(value)} is no list of HTTP statuses", place=place, hint='such as 200 or "200-299,401"'
+            )
+    return str(value).replace(" ", "")
+
+
+def parse_pattern(value: str, place: str) -> str:
+    try:
+        re.compile(parse_text(value, place))
+    except re.error as error:
+        raise ConfigError(f"{shown(value)} is no regular expression: {error}", place=place) from None
+    return value
+
+
+def parse_address(value: str | int, place: str) -> str:
+    host, colon, port = str(value).rpartition(":")
+    if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536) or (colon and not host):
+        raise ConfigError(f"{shown(value)} is no HOST:PORT", place=place, hint='such as "127.0.0.1:5432" or 5432')
+    return f"{host or '127.0.0.1'}:{int(port)}"
+
+
+def parse_argv(value: str | list[Any], place: str) -> list[str]:
+    return split(parse_command(value, place), False, place)
+
+
+def parse_names(value: list[Any], place: str) -> list[str]:
+    for index, item in enumerate(value):
+        if not isinstance(item, str) or not item:
+            raise ConfigError(f"expected a name, got {kind(item)}", place=f"{place}[{index}]", hint="put it in quotes")
+    return [*dict.fromkeys(value)]
+
+
+def parse_events(value: list[Any], place: str) -> list[str]:
+    for index, item in enumerate(parse_names(value, place)):
+        if item not in EVENTS:
+            close = difflib.get_close_matches(item, EVENTS, 1)
+            raise ConfigError(
+                f"{shown(item)} is no event",
+                place=f"{place}[{index}]",
+                hint=(f'did you mean "{close[0]}"? ' if close else "") + f"events: {', '.join(EVENTS)}",
+            )
+    return parse_names(value, place)
+
+
+def parse_hooks(value: list[Any] | dict[str, Any], place: str) -> list[dict[str, Any]]:
+    hooks = []
+    for index, item in enumerate(value if isinstance(value, list) else [value]):
+        here = f"{place}[{index}]" if isinstance(value, list) else place
+        hook = walk(item, Hook, here)
+        if not hook.get("command") and not hook.get("urls"):
+            raise ConfigError("tells nobody", place=here, hint='add command = ["PROGRAM"] or urls = ["..."]')
+        hooks.append(hook)
+    return hooks
+
+
+def _limit(unit: str, read: Callable[[Any, str], float]) -> Callable[[Any, str], dict[str, Any]]:
+    """A limit is its value alone, or a table of ``most``, ``for`` and ``action``."""
+
+    def parse(value: Any, place: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {"most": _positive(read(value, place), value, place)}
+        table = walk(value, LimitTable, place)
+        if "most" not in table:
+            raise ConfigError("has no most", place=place, hint=f"add most = {unit}")
+        found = {"most": _positive(read(table["most"], f"{place}.most"), table["most"], f"{place}.most")}
+        if "for" in table:
+            found["lasting"] = table["for"]
+        if "action" in table:
+            found["action"] = table["action"]
+        return found
+
+    return parse
+
+
+def _positive(most: float, value: Any, place: str) -> float:
+    if most <= 0:
+        raise ConfigError(f"{shown(value)} leaves room for nothing", place=place, hint="leave the key out for no limit")
+    return most
+
+
+def _number(value: Any, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e9:
+        raise ConfigError(f"expected a number, got {kind(value)}: {shown(value)}", place=place)
+    return value
+
+
+Url = Annotated[str, _field("a URL, in quotes", parse_url)]
+Statuses = Annotated[int | str, _field('an HTTP status, or text such as "200-299,401"', parse_statuses)]
+Pattern = Annotated[str, _field("a regular expression, in quotes", parse_pattern)]
+Address = Annotated[int | str, _field('"HOST:PORT", or a port', parse_address)]
+Argv = Annotated[str | list[Any], _field("a list of strings, or one string", parse_argv)]
+Names = Annotated[list[Any], _field("a list of names", parse_names)]
+Number = Annotated[int, _field("a whole number, 1 to 1000", ge=1, le=1000)]
+
+
+class Ready(msgspec.Struct, frozen=True):
+    http: Url = ""
+    status: Statuses = model.Ready.status
+    body: Pattern = ""
+    tcp: Address = ""
+    command: Argv = msgspec.field(default_factory=list)
+    heartbeat: Path = ""
+    max_age: Duration = model.Ready.max_age
+    log: Pattern = ""
+    notify: Bool = False
+    interval: Duration = model.Ready.interval
+    timeout: Duration = model.Ready.timeout
+    within: Duration = model.Ready.within
+
+
+class Health(msgspec.Struct, frozen=True):
+    http: Url = ""
+    status: Statuses = model.Health.status
+    body: Pattern = ""
+    tcp: Address = ""
+    command: Argv = msgspec.field(default_factory=list)
+    heartbeat: Path = ""
+    max_age: Duration = model.Health.max_age
+    notify: Bool = False
+    interval: Duration = model.Health.interval
+    timeout: Duration = model.Health.timeout
+    retries: Number = model.Health.retries
+    start_period: Duration = model.Health.start_period
+    on_unhealthy: Annotated[Literal["restart", "stop", "notify"], _field('"restart", "stop" or "notify"')] = (
+        model.Health.on_unhealthy
+    )
+
+
+Action = Annotated[Literal["warn", "stop", "restart"], _field('"warn", "stop" or "restart"')]
+
+
+class LimitTable(msgspec.Struct, frozen=True, rename={"lasting": "for"}):
+    most: Annotated[Any, _field("the limit")] = 0
+    lasting: Duration = model.Limit.lasting
+    action: Action = model.Limit.action
+
+
+class Limits(msgspec.Struct, frozen=True):
+    memory: Annotated[Any, _field("a size, or a table", _limit('"512M"', parse_size))] = 0
+    cpu: Annotated[Any, _field("percent of one core, or a table", _limit("90", _number))] = 0
+    max_runtime: Annotated[Any, _field("a duration, or a table", _limit('"2h"', parse_duration))] = 0
+    processes: Annotated[Any, _field("a number, or a table", _limit("100", _number))] = 0
+    open_files: Annotated[Any, _field("a number, or a table", _limit("1000", _number))] = 0
+    log_growth: Annotated[Any, _field("a size a minute, or a table", _limit('"10M"', parse_size))] = 0
+    interval: Duration = model.Limits.interval
+    action: Action = model.Limit.action
+
+
+class Hook(msgspec.Struct, frozen=True):
+    on: Annotated[list[Any], _field("a list of events", parse_events)] = msgspec.field(default_factory=list)
+    command: Argv = msgspec.field(default_factory=list)
+    urls: Names = msgspec.field(default_factory=list)
+    timeout: Duration = model.Hook.timeout
+    retries: Count = model.Hook.retries
+    every: Duration = model.Hook.every
+
+
 class Target(msgspec.Struct, kw_only=True):
     command: Annotated[str | list[Any], _field("a list of strings, or one string", parse_command)]
     shell: Bool = False
@@ -190,6 +371,14 @@ class Target(msgspec.Struct, kw_only=True):
     log: Log = Log()
     lock_file: Path = ""
     pid_file: Path = ""
+    ready: Ready = Ready()
+    health: Health = Health()
+    limits: Limits = Limits()
+    notify: Annotated[list[Any] | dict[str, Any], _field("a list of tables", parse_hooks)] = msgspec.field(
+        default_factory=list
+    )
+    depends_on: Names = msgspec.field(default_factory=list)
+    tty: Bool = False
 
 
 class File(msgspec.Struct):
@@ -207,7 +396,7 @@ def walk(table: Any, struct: type[msgspec.Struct], place: str) -> dict[str, Any]
     """
     if not isinstance(table, dict):
         raise ConfigError(f"expected a table, got {kind(table)}", place=place.removesuffix(": "))
-    known = {field.name: field.type for field in msgspec.structs.fields(struct)}
+    known = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
     values: dict[str, Any] = {}
     for key, value in table.items():
         here = place + bare(key) if place.endswith(": ") else f"{place}.{bare(key)}"
@@ -287,10 +476,12 @@ def keys(struct: type[msgspec.Struct] = Target, prefix: str = "") -> dict[str, A
     """Every key below ``struct`` in dotted form, with its default; what docs/config.md is held against."""
     found: dict[str, Any] = {}
     for field in msgspec.structs.fields(struct):
-        name = prefix + field.name
+        name = prefix + field.encode_name
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             found.update(keys(field.type, name + "."))
         else:
             default = None if field.required else field.default
-            found[name] = default if default is not msgspec.NODEFAULT else {}
+            if default is msgspec.NODEFAULT:
+                default = field.default_factory()
+            found[name] = default
     return found

@@ -5,6 +5,7 @@ Imported only where no cached result serves.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import tomllib
@@ -44,6 +45,7 @@ def build(text: str, path: str) -> Config:
         values = _inherit(defaults, _schema.walk(table, _schema.Target, place))
         targets[name] = _target(name, values, project, path, place)
     _share_files(targets, source)
+    check_dependencies(targets, source)
     return Config(path=path, project=project, targets=targets)
 
 
@@ -90,7 +92,7 @@ def _target(name: str, values: dict[str, Any], project: str, path: str, place: s
     folder = os.path.dirname(path)
     if "command" not in values:
         raise ConfigError("has no command", place=place, hint='add command = ["PROGRAM", "ARG"]')
-    fields: dict[str, Any] = {key: values[key] for key in ("env", "match", "restart", "signals") if key in values}
+    fields: dict[str, Any] = {key: values[key] for key in ("env", "match", "restart", "signals", "depends_on", "tty") if key in values}
     for key in ("env_file", "lock_file", "pid_file"):
         if key in values:
             fields[key] = os.path.abspath(os.path.join(folder, os.path.expanduser(values[key])))
@@ -107,8 +109,81 @@ def _target(name: str, values: dict[str, Any], project: str, path: str, place: s
         start_limit=model.StartLimit(**values.get("start_limit", {})),
         stop=model.StopPolicy(**values.get("stop", {})),
         log=model.LogPolicy(**values.get("log", {})),
+        ready=_probe(model.Ready, values.get("ready", {}), folder, f"{place}.ready"),
+        health=_probe(model.Health, values.get("health", {}), folder, f"{place}.health"),
+        limits=_limits(values.get("limits", {})),
+        notify=[model.Hook(**hook) for hook in values.get("notify", [])],
         **fields,
     )
+
+
+def _probe(kind: type[Any], values: dict[str, Any], folder: str, place: str) -> Any:
+    """A probe of one kind, with a place to look at."""
+    kinds = [key for key in values if key in model.PROBE_KINDS and values[key]]
+    if len(kinds) > 1:
+        raise ConfigError(
+            f"names two kinds of probe, {kinds[0]} and {kinds[1]}", place=f"{place}.{kinds[1]}", hint="keep one"
+        )
+    if values and not kinds:
+        known = [name for name in model.PROBE_KINDS if name != "log" or kind is model.Ready]
+        raise ConfigError("names no probe", place=place, hint=f"add one of {', '.join(known)}")
+    for key, needs in (("status", "http"), ("body", "http"), ("max_age", "heartbeat")):
+        if key in values and needs not in kinds and not (key == "max_age" and "notify" in kinds):
+            raise ConfigError(f"means nothing without {needs}", place=f"{place}.{key}", hint="leave it out")
+    for key in ("interval", "timeout"):
+        if values.get(key) == 0:
+            raise ConfigError("is 0, expected more", place=f"{place}.{key}")
+    if heartbeat := values.get("heartbeat"):
+        values = {**values, "heartbeat": os.path.abspath(os.path.join(folder, os.path.expanduser(heartbeat)))}
+    return kind(**values)
+
+
+def _limits(values: dict[str, Any]) -> model.Limits:
+    common = values.get("action", model.Limit.action)
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found[key] = model.Limit(**{"action": common, **value})
+        elif key == "interval":
+            found[key] = max(0.1, value)
+    return model.Limits(**found)
+
+
+def check_dependencies(targets: dict[str, model.TargetSpec], source: str) -> None:
+    """Every name in depends_on is a target, and nobody waits for himself; a cycle is told as its path."""
+    done: set[str] = set()
+    for spec in targets.values():
+        for index, name in enumerate(spec.depends_on):
+            if name not in targets:
+                close = difflib.get_close_matches(name, targets, 1)
+                raise ConfigError(
+                    f"{shown(name)} is no target",
+                    place=f"{source}: targets.{_schema.bare(spec.name)}.depends_on[{index}]",
+                    hint=f'did you mean "{close[0]}"?' if close else f"targets: {', '.join(targets)}",
+                )
+            if targets[name].instance == spec.instance:
+                raise ConfigError(
+                    f"{shown(name)} shares the instance {shown(spec.instance)}, so both never run at once",
+                    place=f"{source}: targets.{_schema.bare(spec.name)}.depends_on[{index}]",
+                )
+    for first in targets:
+        path = [first]
+        branches = [iter(targets[first].depends_on)]
+        while branches:
+            name = next(branches[-1], None)
+            if name is None:
+                branches.pop()
+                done.add(path.pop())
+            elif name in path:
+                cycle = [*path[path.index(name) :], name]
+                raise ConfigError(
+                    f"a circle: {' → '.join(cycle)}",
+                    place=f"{source}: targets.{_schema.bare(cycle[-2])}.depends_on",
+                    hint="take one of them out",
+                )
+            elif name not in done:
+                path.append(name)
+                branches.append(iter(targets[name].depends_on))
 
 
 def _backoff(values: dict[str, Any], place: str) -> model.Backoff:

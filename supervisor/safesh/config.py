@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "safe.toml"
 ADHOC_PROJECT = "default"
-_SCHEMA = 1  # raise it whenever the same file may give another result
+_SCHEMA = 2  # raise it whenever the same file may give another result
 _KEPT = 64  # cached results
 
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     ]
     RestartPolicy = Literal["no", "on-failure", "always"]
     StopScope = Literal["main", "tree"]
+    LimitAction = Literal["warn", "stop", "restart"]
+    UnhealthyAction = Literal["restart", "stop", "notify"]
 else:
 
     def dataclass_transform(**_options):
@@ -141,6 +143,92 @@ class LogPolicy(Record):
     timestamps: bool = False
 
 
+class Probe(Record):
+    """How to see that a target serves; at most one kind is set, none means no probe.
+
+    http: URL; status: accepted codes and ranges, ``200-299,401``; body: a regular expression that the first 64 KiB
+    of the answer must contain; tcp: ``host:port`` that accepts a connection; command: argv that exits 0;
+    heartbeat: an absolute path whose file is touched by the run at least every ``max_age`` seconds; log: a regular
+    expression that a line of the run's output must contain; notify: systemd's sd_notify(3) protocol.
+    interval: seconds between two tries; timeout: seconds for one.
+    """
+
+    http: str = ""
+    status: str = "200-399"
+    body: str = ""
+    tcp: str = ""
+    command: list[str] = []
+    heartbeat: str = ""
+    max_age: float = 30.0
+    log: str = ""
+    notify: bool = False
+    interval: float = 1.0
+    timeout: float = 5.0
+
+    @property
+    def kind(self) -> str:
+        """``http``, ``tcp``, ``command``, ``heartbeat``, ``log``, ``notify``, or "" for none."""
+        for name in PROBE_KINDS:
+            if getattr(self, name):
+                return name
+        return ""
+
+
+PROBE_KINDS = ("http", "tcp", "command", "heartbeat", "log", "notify")
+
+
+class Ready(Probe):
+    """Readiness. within: seconds after which a target that is not ready has failed."""
+
+    interval: float = 0.5
+    within: float = 60.0
+
+
+class Health(Probe):
+    """Health, in Docker's words. retries: failures in a row that make it unhealthy; start_period: seconds after
+    readiness in which failures do not count; on_unhealthy: what is done then."""
+
+    interval: float = 30.0
+    retries: int = 3
+    start_period: float = 0.0
+    on_unhealthy: UnhealthyAction = "restart"
+
+
+class Limit(Record):
+    """A ceiling. most: in the limit's own unit, 0 for none; lasting: seconds it must be passed without a break."""
+
+    most: float = 0.0
+    lasting: float = 0.0
+    action: LimitAction = "restart"
+
+
+class Limits(Record):
+    """What a tree may use. memory: bytes (PSS, or the cgroup's); cpu: percent of one core; max_runtime: seconds;
+    processes: members; open_files: descriptors of one member; log_growth: bytes a minute.
+    interval: seconds between two samples, where the kernel does not watch by itself."""
+
+    memory: Limit = Limit()
+    cpu: Limit = Limit()
+    max_runtime: Limit = Limit()
+    processes: Limit = Limit()
+    open_files: Limit = Limit()
+    log_growth: Limit = Limit()
+    interval: float = 2.0
+
+
+class Hook(Record):
+    """Who is told of events. on: names of events (empty: all that are told); command: argv, the event as JSON on
+    its standard input and in SAFESH_* variables; urls: for apprise; timeout: seconds for one attempt; retries: more
+    attempts after a failed one; every: seconds in which the same event is told once."""
+
+    on: list[str] = []
+    command: list[str] = []
+    urls: list[str] = []
+    timeout: float = 10.0
+    retries: int = 2
+    every: float = 60.0
+
+
 class TargetSpec(Record):
     """A target ready to start: everything resolved, nothing left to look up.
 
@@ -167,6 +255,18 @@ class TargetSpec(Record):
     log: LogPolicy = LogPolicy()
     lock_file: str = ""
     pid_file: str = ""
+    ready: Ready = Ready()
+    health: Health = Health()
+    limits: Limits = Limits()
+    notify: list[Hook] = []
+    depends_on: list[str] = []
+    tty: bool = False
+
+    @classmethod
+    def _revive(cls, name: str, value: Any) -> Any:
+        if name == "notify":
+            return [Hook.from_dict(item) for item in value]
+        return super()._revive(name, value)
 
 
 class ExitInfo(Record):

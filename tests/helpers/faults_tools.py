@@ -21,7 +21,7 @@ from helpers.home import CLI, Home, Result
 from helpers.procs import Process, Spawn, wait_until
 
 NOBODY = 65534
-SLEEPER = 'echo up; exec sleep 600'
+SLEEPER = "echo up; exec sleep 600"
 
 
 # --- targets ----------------------------------------------------------------------------------
@@ -34,7 +34,9 @@ def table(command: str | list[str], name: str = "t", more: str = "", grace: str 
     return f"[targets.{name}]\ncommand = {json.dumps(command)}\n{shell}{stop}{more}\n"
 
 
-def write_target(home: Home, command: str | list[str] = SLEEPER, name: str = "t", more: str = "", **options: str) -> None:
+def write_target(
+    home: Home, command: str | list[str] = SLEEPER, name: str = "t", more: str = "", **options: str
+) -> None:
     """A safe.toml with this target alone."""
     home.write_config(table(command, name, more, **options))
 

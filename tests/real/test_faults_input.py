@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,17 +19,16 @@ from helpers.faults_tools import (
     record_of,
     run,
     table,
-    wait_log,
-    wait_record,
     write_target,
 )
 from helpers.home import CLI, Home, Safe
-from helpers.procs import Spawn, wait_until
 
 # --- names, keys, types ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("verb", [["start"], ["start", "--detach"], ["stop", "--force"], ["restart", "--force"], ["status"]])
+@pytest.mark.parametrize(
+    "verb", [["start"], ["start", "--detach"], ["stop", "--force"], ["restart", "--force"], ["status"]]
+)
 def test_an_unknown_target_is_2_and_the_closest_is_offered(home: Home, safe: Safe, verb: list[str]) -> None:
     home.write_config(table(SLEEPER, "headless") + table(SLEEPER, "gui"))
     one_line(safe(*verb, "headles").check(2), "'headles'", "headless")
@@ -60,9 +57,7 @@ def test_an_unknown_target_among_known_ones_ends_nothing(home: Home, safe: Safe)
         ("", ["safe.toml"]),
     ],
 )
-def test_a_wrong_config_is_78_at_its_place_for_every_verb(
-    home: Home, safe: Safe, text: str, says: list[str]
-) -> None:
+def test_a_wrong_config_is_78_at_its_place_for_every_verb(home: Home, safe: Safe, text: str, says: list[str]) -> None:
     home.write_config(text)
     for verb in (["start", "t"], ["start", "t", "--detach"], ["stop", "t", "--force"], ["status", "t"]):
         one_line(safe(*verb).check(78), *says)
@@ -114,9 +109,7 @@ def damage_size(path: Path) -> str:
     "damage",
     [damage_world_writable, damage_folder, damage_fifo, damage_dangling, damage_loop, damage_bytes, damage_size],
 )
-def test_a_config_that_cannot_be_trusted_or_read_is_78(
-    home: Home, safe: Safe, damage: Callable[[Path], str]
-) -> None:
+def test_a_config_that_cannot_be_trusted_or_read_is_78(home: Home, safe: Safe, damage: Callable[[Path], str]) -> None:
     write_target(home)
     says = damage(home.project / "safe.toml")
     for verb in (["start", "t", "--detach"], ["stop", "t", "--force"], ["status", "t"]):
@@ -222,9 +215,7 @@ def test_a_removed_current_folder_is_told(home: Home, safe: Safe) -> None:
 
 
 @pytest.mark.parametrize("detach", [[], ["--detach"]])
-def test_a_command_of_more_than_a_mebibyte_is_refused_in_one_line(
-    home: Home, safe: Safe, detach: list[str]
-) -> None:
+def test_a_command_of_more_than_a_mebibyte_is_refused_in_one_line(home: Home, safe: Safe, detach: list[str]) -> None:
     words = ["x" * 100_000] * 12  # execve(2) takes 128 KiB a word
     result = safe("start", "big", *detach, "--", "true", *words)
     assert result.rc not in (0, 70)

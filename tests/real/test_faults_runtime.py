@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import select
 import shlex
 import signal
@@ -19,7 +18,6 @@ import pytest
 from helpers import procs
 from helpers.campaign import rounds
 from helpers.faults_tools import (
-    NOBODY,
     SLEEPER,
     as_nobody,
     events_of,
@@ -88,9 +86,7 @@ def test_too_few_descriptors_for_a_foreground_start(home: Home, safe: Safe, limi
 
 
 @pytest.mark.parametrize("limit", [8, 9, 10, 12, 14, 17, 20])
-def test_too_few_descriptors_for_stop_and_status_are_one_line_or_no_matter(
-    home: Home, safe: Safe, limit: int
-) -> None:
+def test_too_few_descriptors_for_stop_and_status_are_one_line_or_no_matter(home: Home, safe: Safe, limit: int) -> None:
     write_target(home, "echo up; sleep 600 & sleep 600 & sleep 600 & wait")
     with safe.started("t"):
         for verb in (["status", "t"], ["status", "t", "--json"], ["stop", "t", "--force"]):
@@ -399,7 +395,9 @@ def test_start_replace_takes_over_from_strays_and_from_a_running_holder(home: Ho
             safe("status", "t").check(0)
 
 
-@pytest.mark.parametrize("who", [["supervisor"], ["keeper"], ["supervisor", "keeper"], ["main", "keeper", "supervisor"]])
+@pytest.mark.parametrize(
+    "who", [["supervisor"], ["keeper"], ["supervisor", "keeper"], ["main", "keeper", "supervisor"]]
+)
 @pytest.mark.parametrize("text", ["echo up; exec sleep 600", STUBBORN])
 def test_sigstop_on_ourselves_keeps_no_stop_from_ending_everything(
     home: Home, safe: Safe, who: list[str], text: str
@@ -497,7 +495,9 @@ def test_a_stop_during_a_backoff_ends_it_at_once(home: Home, safe: Safe) -> None
 
 
 def test_a_restart_during_a_backoff_starts_at_once(home: Home, safe: Safe) -> None:
-    write_target(home, "test -e fixed && exec sleep 600; exit 3", more='restart = "always"\nbackoff = { initial = "60s" }')
+    write_target(
+        home, "test -e fixed && exec sleep 600; exit 3", more='restart = "always"\nbackoff = { initial = "60s" }'
+    )
     with safe.spawn("start", "t", stdin=subprocess.DEVNULL, whole=True) as child:
         wait_record(home, state="backoff")
         (home.project / "fixed").touch()
@@ -587,9 +587,7 @@ def test_kill_all_ends_every_instance_and_every_ad_hoc_run(home: Home, safe: Saf
 
 def test_kill_all_inside_a_target_leaves_what_it_runs_in_alone(home: Home, safe: Safe) -> None:
     inner = shlex.join([*CLI, "kill-all", "--force"])
-    home.write_config(
-        table(f"{inner} >said 2>&1; echo done $?; sleep 600 & wait", "inside") + table(SLEEPER, "other")
-    )
+    home.write_config(table(f"{inner} >said 2>&1; echo done $?; sleep 600 & wait", "inside") + table(SLEEPER, "other"))
     with safe.started("other"), safe.started("inside"):
         assert "done 0" in wait_log(home, "done", "inside", 20)
         assert members(home, "other") == []
@@ -609,9 +607,7 @@ def test_a_stop_of_the_own_target_from_inside_is_refused_with_a_way_out(home: Ho
 
 
 def test_a_target_shares_its_instance_with_one_at_a_time(home: Home, safe: Safe) -> None:
-    home.write_config(
-        table(SLEEPER, "headless", 'instance = "robot"') + table(SLEEPER, "gui", 'instance = "robot"')
-    )
+    home.write_config(table(SLEEPER, "headless", 'instance = "robot"') + table(SLEEPER, "gui", 'instance = "robot"'))
     with safe.started("headless"):
         said = one_line(safe("start", "gui", "--detach").check(75), "target headless is held by", hint=True)
         assert "stop headless" in said
@@ -715,9 +711,7 @@ def lives(home: Home) -> int:
      ("always", 3, True), ("always", 0, True)],
 )  # fmt: skip
 def test_restart_policies(home: Home, safe: Safe, policy: str, code: int, restarts: bool) -> None:
-    write_target(
-        home, COUNT.format(times=3, last="sleep 600", code=code), more=f'restart = "{policy}"\n{QUICK}'
-    )
+    write_target(home, COUNT.format(times=3, last="sleep 600", code=code), more=f'restart = "{policy}"\n{QUICK}')
     with safe.spawn("start", "t", stdin=subprocess.DEVNULL, whole=True) as child:
         if restarts:
             wait_record(home, restarts=2, state="running")

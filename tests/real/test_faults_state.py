@@ -21,7 +21,6 @@ import pytest
 from helpers import procs
 from helpers.faults_tools import (
     NOBODY,
-    SLEEPER,
     as_nobody,
     events_of,
     fill,
@@ -33,15 +32,13 @@ from helpers.faults_tools import (
     one_line,
     record_of,
     run,
-    table,
     tiny_disk,
     wait_gone,
     wait_log,
-    wait_record,
     write_target,
 )
 from helpers.home import CLI, Home, Safe
-from helpers.procs import Spawn, wait_until
+from helpers.procs import wait_until
 
 FILES = {"record": "t.json", "pid file": "t.pid", "lock": "t.lock"}
 
@@ -282,9 +279,7 @@ def test_a_file_removed_under_a_running_target_hides_it_from_nobody(home: Home, 
 
 
 @pytest.mark.parametrize("damage", [empty, garbage, folder])
-def test_strays_are_found_without_any_readable_record(
-    home: Home, safe: Safe, damage: Callable[[Path], None]
-) -> None:
+def test_strays_are_found_without_any_readable_record(home: Home, safe: Safe, damage: Callable[[Path], None]) -> None:
     write_target(home, "trap '' TERM; sleep 600 & while :; do wait; done")
     with safe.started("t"):
         found = record_of(home)
@@ -460,6 +455,28 @@ def test_a_state_folder_open_to_others_is_closed(home: Home, safe: Safe) -> None
             assert path.stat().st_mode & 0o077 == 0, path
 
 
+@pytest.mark.parametrize("key", ["lock_file", "pid_file"])
+def test_a_lock_or_pid_file_in_a_folder_that_is_not_there_is_73(home: Home, safe: Safe, key: str) -> None:
+    write_target(home, more=f'{key} = "nowhere/my.file"')
+    for detach in ([], ["--detach"]):
+        one_line(safe("start", "t", *detach).check(73), str(home.project / "nowhere" / "my.file"), hint=True)
+    assert members(home) == []
+
+
+@pytest.mark.parametrize("how", ["foreign", "open to all"])
+def test_a_lock_file_that_others_could_replace_is_73(home: Home, safe: Safe, how: str) -> None:
+    write_target(home, more='lock_file = "shared/my.lock"')
+    (home.project / "shared").mkdir()
+    (home.project / "shared").chmod(0o777 if how == "open to all" else 0o755)
+    if how == "foreign":
+        give_away(home.project / "shared")
+    one_line(safe("start", "t", "--detach").check(73), "shared/my.lock", "others could replace it", hint=True)
+    (home.project / "shared").chmod(0o1777)  # as /tmp is
+    if how == "open to all":
+        with safe.started("t"):
+            pass
+
+
 def test_files_of_others_beside_our_projects_disturb_nobody(home: Home, safe: Safe) -> None:
     (home.state / "proj").mkdir(parents=True, mode=0o700)
     for name in ("a b.json", ".hidden.json", "x" * 200 + ".json", "é.json"):
@@ -515,38 +532,37 @@ for _ in range(1000):  # a log that could not be written is tried again once a s
 def test_a_disk_that_fills_up_loses_output_not_the_target_and_the_loss_is_counted(home: Home, safe: Safe) -> None:
     (home.project / "chatter.py").write_text(CHATTER)
     write_target(home, [sys.executable, "-S", "chatter.py"])
-    with tiny_disk(home.state, 512):
-        with safe.started("t"):
-            main = record_of(home)["main"]
-            log = home.state_file("t.log")
-            ballast = home.state / "ballast"
-            fill(ballast)
-            size = wait_until(log.stat, 5).st_size
-            procs.wait_until(lambda: _grows_no_more(log), 5)
-            shown = safe("status", "t").check(0)
-            assert "no space left" in shown.out
-            assert procs.alive(main["pid"], main["start"])
-            # A second start, a stop of something else: refused as ever, in one line.
-            one_line(safe("start", "t", "--detach").check(75), hint=True)
-            (home.project / "quiet").touch()
-            select.select([], [], [], 0.3)  # what was written is being lost
-            ballast.unlink()
-            (home.project / "again").touch()
-            text = wait_log(home, "again\n", deadline=10)
-            assert size <= log.stat().st_size
-            assert "bytes lost from" in text
-            assert "No space left on device" in text
-            found = wait_until(lambda: _recovered(home), 5, "the record tells of the loss")
-            lost = found["log_lost_bytes"]
-            assert lost > 1000
-            assert f"[safesh: {lost} bytes lost" in text
-            recovered = events_of(home, "log_recovered")[-1]
-            assert recovered["bytes"] == lost
-            assert recovered["reason"] == "No space left on device"
-            assert "could not be written" in safe("status", "t").check(0).out
-            assert record_of(home)["main"] == main
-            assert record_of(home)["restarts"] == 0
-            assert "nobody is left" in safe("stop", "t", "--force").check(0).out
+    with tiny_disk(home.state, 512), safe.started("t"):
+        main = record_of(home)["main"]
+        log = home.state_file("t.log")
+        ballast = home.state / "ballast"
+        fill(ballast)
+        size = wait_until(log.stat, 5).st_size
+        procs.wait_until(lambda: _grows_no_more(log), 5)
+        shown = safe("status", "t").check(0)
+        assert "no space left" in shown.out
+        assert procs.alive(main["pid"], main["start"])
+        # A second start, a stop of something else: refused as ever, in one line.
+        one_line(safe("start", "t", "--detach").check(75), hint=True)
+        (home.project / "quiet").touch()
+        select.select([], [], [], 0.3)  # what was written is being lost
+        ballast.unlink()
+        (home.project / "again").touch()
+        text = wait_log(home, "again\n", deadline=10)
+        assert size <= log.stat().st_size
+        assert "bytes lost from" in text
+        assert "No space left on device" in text
+        found = wait_until(lambda: _recovered(home), 5, "the record tells of the loss")
+        lost = found["log_lost_bytes"]
+        assert lost > 1000
+        assert f"[safesh: {lost} bytes lost" in text
+        recovered = events_of(home, "log_recovered")[-1]
+        assert recovered["bytes"] == lost
+        assert recovered["reason"] == "No space left on device"
+        assert "could not be written" in safe("status", "t").check(0).out
+        assert record_of(home)["main"] == main
+        assert record_of(home)["restarts"] == 0
+        assert "nobody is left" in safe("stop", "t", "--force").check(0).out
 
 
 def test_events_that_a_full_disk_swallowed_are_counted_and_spoil_no_line(home: Home) -> None:

@@ -170,8 +170,25 @@ BAD = [
     ("targets.x.stop.grce", "unknown key", "stop.grce = 1"),
     ("targets.x.comand", "unknown key", 'comand = ["a"]'),
     ("targets.x.grace", "unknown key", "grace = 1"),
-    ("targets.x.ready", "unknown key", "ready = {}"),
-    ("targets.x.tty", "unknown key", "tty = true"),
+    ("targets.x.ready", "names no probe", 'ready = { within = "3s" }'),
+    ("targets.x.ready.log", "two kinds of probe, tcp and log", 'ready = { tcp = 80, log = "x" }'),
+    ("targets.x.ready.http", "'ftp:/x' is no http URL", 'ready = { http = "ftp:/x" }'),
+    ("targets.x.ready.status", "no list of HTTP statuses", 'ready = { http = "http://h/", status = 700 }'),
+    ("targets.x.ready.body", "no regular expression", 'ready = { http = "http://h/", body = "(" }'),
+    ("targets.x.ready.tcp", "no HOST:PORT", 'ready = { tcp = "db" }'),
+    ("targets.x.health.log", "unknown key", 'health = { log = "x" }'),
+    ("targets.x.health.body", "means nothing without http", 'health = { tcp = 80, body = "x" }'),
+    ("targets.x.health.interval", "is 0", "health = { tcp = 80, interval = 0 }"),
+    ("targets.x.health.retries", "1 to 1000", "health = { tcp = 80, retries = 0 }"),
+    ("targets.x.limits.memory", "leaves room for nothing", "limits = { memory = 0 }"),
+    ("targets.x.limits.cpu", "has no most", 'limits = { cpu = { for = "3s" } }'),
+    ("targets.x.limits.cpu.action", '"warn", "stop" or "restart"', 'limits = { cpu = { most = 1, action = "x" } }'),
+    ("targets.x.limits.cpu.most", "expected a number, got a string", 'limits = { cpu = { most = "a" } }'),
+    ("targets.x.notify[0]", "tells nobody", "notify = [{}]"),
+    ("targets.x.notify[0].on[0]", "'faild' is no event", 'notify = [{ on = ["faild"], command = "x" }]'),
+    ("targets.x.depends_on[0]", "'y' is no target", 'depends_on = ["y"]'),
+    ("targets.x.depends_on[0]", "shares the instance", 'depends_on = ["x"]'),
+    ("targets.x.tty", "expected true or false", "tty = 1"),
     ('targets.x."a b"', "unknown key", '"a b" = 1'),
     ("targets.x.cwd", "expected a path, in quotes, got a whole number: 3", "cwd = 3"),
     ("targets.x.cwd", "is empty", 'cwd = ""'),
@@ -540,7 +557,7 @@ def test_the_page_tells_the_defaults() -> None:
     for key, default in _schema.keys().items():
         cell = documented()[key]
         if not cell.startswith("`"):
-            assert default in ("", None), key  # told in words
+            assert default in ("", None, 0, []), key  # told in words
             continue
         told = tomllib.loads(f"x = {cell.strip('`')}")["x"]
         if isinstance(told, str) and isinstance(default, (int, float)):
@@ -553,7 +570,10 @@ def test_the_defaults_of_the_schema_are_the_models() -> None:
     for key, default in _schema.keys().items():
         table, _, name = key.rpartition(".")
         place = spec[table] if table else spec
-        if name not in ("command", "instance", "shell"):
+        if table == "limits" and name != "interval":
+            assert default == ("restart" if name == "action" else 0)
+            assert name == "action" or place[name]["most"] == 0
+        elif name not in ("command", "instance", "shell") or table:
             assert place[name] == default, key
 
 

@@ -7,8 +7,8 @@ import select
 
 from safesh import _platform
 from safesh.clock import monotonic
-from safesh.core.kill import KILL_SECONDS, end_tree, poll_milliseconds
 from safesh.core.contain import Tree, open_group
+from safesh.core.kill import KILL_SECONDS, end_tree, poll_milliseconds
 from safesh.errors import StateError
 from safesh.instance import lock as locks
 from safesh.instance import record as records

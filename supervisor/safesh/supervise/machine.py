@@ -1,7 +1,7 @@
 """The state machine: state × event → (action, next state). Every pair is answered.
 
 Actions are names of ``Supervisor`` methods; the machine itself does nothing, so it can be read and tested whole.
-Readiness, health and limits have their events and states here; what raises them comes with the probes.
+Readiness, health and limits are watchers that raise events; see ``watcher.py``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         "not_ready",  # the readiness probe has given up
         "healthy",
         "unhealthy",
-        "limit",  # a limit with stop or restart was crossed
+        "condemned",  # a limit, or its health, wants this run ended
         "exited",  # the main process has ended; the keeper is ending the rest
         "over_restart",  # the tree is empty, and the policy wants it again
         "over_now",  # the tree is empty, and somebody asked for a restart
@@ -55,7 +55,7 @@ EVENTS: tuple[Event, ...] = (
     "not_ready",
     "healthy",
     "unhealthy",
-    "limit",
+    "condemned",
     "exited",
     "over_restart",
     "over_now",
@@ -72,7 +72,7 @@ EVENTS: tuple[Event, ...] = (
 _ALIVE: dict[Event, tuple[Action, State]] = {
     "exited": ("note", "stopping"),
     "keeper_lost": ("clean_up", "stopping"),
-    "limit": ("end_tree", "stopping"),
+    "condemned": ("end_tree", "stopping"),
     "stop": ("end_tree", "stopping"),
     "kill": ("end_tree_now", "stopping"),
     "restart": ("end_tree", "stopping"),
@@ -106,7 +106,7 @@ _MOVES: dict[State, dict[Event, tuple[Action, State]]] = {
     "stopping": {
         **_ALIVE,
         # The keeper is at work already: a second stop changes nothing, an impatient one ends the grace.
-        "limit": ("ignore", "stopping"),
+        "condemned": ("ignore", "stopping"),
         "stop": ("note", "stopping"),
         "restart": ("note", "stopping"),
         "kill": ("hurry", "stopping"),
@@ -132,7 +132,7 @@ def _ignored(state: State) -> dict[Event, tuple[Action, State]]:
 # Listed one by one, so that a new event must be thought about in every state.
 IGNORED: dict[State, tuple[Event, ...]] = {
     "idle": (
-        "spawned", "refused", "ready", "not_ready", "healthy", "unhealthy", "limit", "exited", "over_restart",
+        "spawned", "refused", "ready", "not_ready", "healthy", "unhealthy", "condemned", "exited", "over_restart",
         "over_now", "over_finish", "over_fail", "keeper_lost", "restart", "due",
     ),
     "starting": ("start", "healthy", "unhealthy", "due"),
@@ -140,7 +140,7 @@ IGNORED: dict[State, tuple[Event, ...]] = {
     "unhealthy": ("start", "spawned", "refused", "ready", "not_ready", "unhealthy", "due"),
     "stopping": ("start", "ready", "not_ready", "healthy", "unhealthy", "due"),
     "backoff": (
-        "start", "spawned", "refused", "ready", "not_ready", "healthy", "unhealthy", "limit", "exited",
+        "start", "spawned", "refused", "ready", "not_ready", "healthy", "unhealthy", "condemned", "exited",
         "over_restart", "over_now", "over_finish", "over_fail", "keeper_lost",
     ),
     "finished": EVENTS,

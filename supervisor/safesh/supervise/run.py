@@ -83,12 +83,14 @@ class LiveRun:
             run = Run(self.spec, self.run_id, self._environment(), stdin, (read, write), [self.lock.fd], on_orphaned)
             self.keeper = start_keeper(run)
         except BaseException:
+            os.close(write)  # first: the log is drained until nobody can write any more
+            write = -1
             self.close_log()
             raise
         finally:
-            os.close(write)
-            if nothing >= 0:
-                os.close(nothing)
+            for fd in (write, nothing):
+                if fd >= 0:
+                    os.close(fd)
         record["keeper"] = {
             "pid": self.keeper.pid,
             "start": self.keeper.handle.start,
@@ -178,12 +180,12 @@ class LiveRun:
             self.keeper = None
             self.journal.record["keeper"] = None
 
-    def clean_up(self, policy: StopPolicy, wait: kill.Wait) -> Verdict:
+    def clean_up(self, policy: StopPolicy, wait: kill.Wait, spare: list[int]) -> Verdict:
         """The keeper was killed: its orphans have passed to us, their subreaper; end them here."""
         record = self.journal.record
         compressor = self.compressor()
         group = open_group(record["cgroup"] or group_path(self.run_id))
-        tree = Tree(self.run_id, os.getpid(), group, spare=[compressor] if compressor else [])
+        tree = Tree(self.run_id, os.getpid(), group, spare=[*spare, *([compressor] if compressor else [])])
         main = record["main"]
         try:
             verdict = kill.end_tree(tree, policy, main=(main["pid"], main["start"]) if main else None, wait=wait)
@@ -192,8 +194,11 @@ class LiveRun:
         verdict.target = self.spec.name
         return verdict
 
-    def wait_cleaning(self, handles: list[Handle], deadline: float, signal_fd: int) -> None:
-        """One wait of :meth:`clean_up`: the log keeps flowing, whoever ends is collected."""
+    def wait_cleaning(self, handles: list[Handle], deadline: float, signal_fd: int) -> list[tuple[int, int]]:
+        """One wait of :meth:`clean_up`: the log keeps flowing, whoever ends is collected.
+
+        Returns (pid, wait status) of those that are not the run's.
+        """
         watch = select.poll()
         watch.register(signal_fd, select.POLLIN)
         if self.capture is not None:
@@ -208,12 +213,16 @@ class LiveRun:
         if self.capture is not None and not self.capture.pump():
             self.close_log()
         main = self.journal.record["main"]
+        others = []
         for pid, status, usage in reap.reap_all():
             if pid == self.compressor():
                 self.reaped(pid, status)
             elif main is not None and pid == main["pid"]:
                 self.exit = reap.read_status(status, usage)
                 self.journal.record["last_exit"] = self.exit.to_dict()
+            else:
+                others.append((pid, status))
+        return others
 
     def close_log(self) -> None:
         """Everything that was written goes into the log; then it is closed."""

@@ -19,6 +19,7 @@ from safesh.supervise.journal import Journal
 from safesh.supervise.machine import TABLE
 from safesh.supervise.requests import Desk
 from safesh.supervise.run import LiveRun
+from safesh.supervise.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,6 +79,9 @@ class Supervisor:
         self.due: float | None = None
         self.refusal: SafeshError | None = None
         self.verdict: Verdict | None = None
+        self.sentence: tuple[str, str] | None = None  # (what follows the end of this run, why) by a watcher's word
+        self.watchers: list[Watcher] = []  # of the instance
+        self.run_watchers: list[Watcher] = []  # of this run
         self.code: int | None = None
 
     # ---- life
@@ -108,10 +112,22 @@ class Supervisor:
             self.record["since"] = wall()
         getattr(self, "_do_" + action)(event)
         if action != "ignore":
+            for watcher in [*self.watchers, *self.run_watchers]:
+                watcher.on_event(event)
             self.journal.save()
+
+    def condemn(self, follows: str, why: str, event: Event = "condemned") -> None:
+        """A watcher wants the run ended. follows: ``restart``, ``stop`` or, by the restart policy, ``policy``."""
+        if self.sentence is None and self.intent == "" and self.state in ("starting", "running", "unhealthy"):
+            self.sentence = (follows, why)
+            self.record["message"] = why
+            self.feed(event)
 
     def _leave(self, code: int) -> int:
         """Let go of everything, the lock before the last answer: who hears that it is over can start at once."""
+        for watcher in self.watchers:
+            watcher.close()
+        self.watchers = []
         self.journal.save()
         clients = self.desk.close() if self.desk is not None else []
         for path, cleanup in (
@@ -152,7 +168,13 @@ class Supervisor:
             watch.register(echo, select.POLLOUT)
         if self.plan.terminal >= 0:
             watch.register(self.plan.terminal, 0)  # poll(2) tells a hang-up unasked
-        for fd, _what in watch.poll(None if self.due is None else kill.poll_milliseconds(self.due)):
+        watchers = [*self.watchers, *self.run_watchers]
+        for watcher in watchers:
+            for fd, (mask, call) in watcher.readers().items():
+                readers[fd] = call
+                watch.register(fd, mask)
+        dues = [due for due in (self.due, *(watcher.due for watcher in watchers)) if due is not None]
+        for fd, _what in watch.poll(kill.poll_milliseconds(min(dues)) if dues else None):
             if self.code is not None:
                 return
             if fd in readers:
@@ -165,6 +187,11 @@ class Supervisor:
         if self.due is not None and monotonic() >= self.due and self.code is None:
             self.due = None
             self.feed("due")
+        for watcher in watchers:
+            # One that an event of this turn has closed is in neither list any more.
+            open_still = watcher in self.watchers or watcher in self.run_watchers
+            if open_still and self.code is None and watcher.due is not None and monotonic() >= watcher.due:
+                watcher.tick()
 
     def _on_output(self) -> None:
         if self.run is not None and self.run.capture is not None and not self.run.capture.pump():
@@ -190,6 +217,10 @@ class Supervisor:
             pid, status = os.waitpid(found.si_pid, 0)
             if run is not None and pid == run.compressor():
                 run.reaped(pid, status)
+                continue
+            for watcher in [*self.watchers, *self.run_watchers]:
+                if watcher.reaped(pid, status):
+                    break
 
     def _on_signal(self, number: int) -> None:
         sent = self._rewrite(number)
@@ -269,6 +300,7 @@ class Supervisor:
         keeper = run.keeper.pid if run.keeper is not None else 0
         run.collect_keeper()
         if run.refusal is not None:
+            self._close_watchers()
             run.close()
             self._refuse(run.refusal)
         elif run.verdict is not None:
@@ -299,6 +331,7 @@ class Supervisor:
 
     def _over(self, run: LiveRun, verdict: Verdict) -> None:
         """The tree has been dealt with: what now?"""
+        self._close_watchers()
         run.close()
         self.verdict = verdict
         self.record["last_verdict"] = verdict.to_dict()
@@ -306,6 +339,11 @@ class Supervisor:
         self.journal.event("ended", verdict=verdict.to_dict())
         self.restarts.ended(monotonic())
         self.feed(self._judge(run, verdict))
+
+    def _close_watchers(self) -> None:
+        watchers, self.run_watchers = self.run_watchers, []
+        for watcher in watchers:
+            watcher.close()
 
     def _judge(self, run: LiveRun, verdict: Verdict) -> Event:
         if not verdict.ok:
@@ -315,7 +353,13 @@ class Supervisor:
             return "over_finish"
         if self.intent == "restart":
             return "over_now"
-        if policy.wants_restart(self.spec, run.exit):
+        follows, why = self.sentence or ("policy", "")
+        if why:
+            self.record["message"] = why
+        if follows == "stop":
+            return "over_fail"
+        # A run that a watcher condemned has failed, however it exited then.
+        if follows == "restart" or policy.wants_restart(self.spec, None if why else run.exit):
             if not self.restarts.exhausted(monotonic()):
                 return "over_restart"
             limit = self.spec.start_limit
@@ -345,6 +389,7 @@ class Supervisor:
             self.record["restarts"] += 1
         self.due = self.record["next_start_at"] = None
         self.intent = ""
+        self.sentence = None
         self.stop_policy = self.spec.stop
         self.restarts.started(monotonic())
         self.run = LiveRun(self.spec, self.journal, self.lock)
@@ -410,12 +455,16 @@ class Supervisor:
     def _do_clean_up(self, _event: Event) -> None:
         run = self.run
         if run is not None:
-            self._over(run, run.clean_up(self.stop_policy, self._wait_cleaning))
+            spare = [pid for watcher in [*self.watchers, *self.run_watchers] for pid in watcher.children()]
+            self._over(run, run.clean_up(self.stop_policy, self._wait_cleaning, spare))
 
     def _wait_cleaning(self, handles: list[Any], deadline: float) -> bool:
         """While orphans are ended here, signals are heard: a second stop is in a hurry."""
         if self.run is not None:
-            self.run.wait_cleaning(handles, deadline, self.signals.fileno())
+            for pid, status in self.run.wait_cleaning(handles, deadline, self.signals.fileno()):
+                for watcher in [*self.watchers, *self.run_watchers]:
+                    if watcher.reaped(pid, status):
+                        break
         hurry = False
         for number in self.signals.read():
             if number in _STOPS:
@@ -427,7 +476,9 @@ class Supervisor:
         delay = self.restarts.delay()
         self.due = monotonic() + delay
         self.record["next_start_at"] = wall() + delay
-        cause = self.run.exit.cause if self.run is not None and self.run.exit is not None else self.record["message"]
+        cause = self.record["message"]
+        if self.sentence is None and self.run is not None and self.run.exit is not None:
+            cause = self.run.exit.cause
         self.record["message"] = f"{cause}; starts again in {format_duration(delay)}"
         self.journal.event("restarting", delay=round(delay, 3))
         self.say(f"{self.spec.name}: {self.record['message']}")

@@ -1,0 +1,128 @@
+"""``make bench`` measures and tells: the shape of its results, never a figure of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers.procs import Spawn, environ, scan, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+BENCH = ROOT / "scripts" / "bench.py"
+
+
+def bench(*arguments: str, folder: Path) -> tuple[list[str], dict[str, str]]:
+    """A command line, and its environment: temporary files in ``folder``, nothing of the test's own home."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("SAFESH_", "PYTHON"))}
+    return [sys.executable, str(BENCH), "--quick", "--no-peers", *arguments], {**environment, "TMPDIR": str(folder)}
+
+
+def run(*arguments: str, folder: Path, status: int = 0) -> str:
+    command, environment = bench(*arguments, folder=folder)
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def left_below(folder: Path) -> list[str]:
+    """Living processes whose state folder is one of a benchmark's in ``folder``."""
+    return [
+        str(one)
+        for one in scan().values()
+        if not one.dead and environ(one.pid).get("SAFESH_HOME", "").startswith(str(folder))
+    ]
+
+
+def test_results_have_rows_with_measure_bar_and_verdict(tmp_path: Path) -> None:
+    told = run("--only", "status,exec,wrapper", "--rounds", "3", "--json", "out.json", folder=tmp_path)
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert results["v"] == 1
+    assert results["failures"] == {}
+    assert results["machine"]["cores"] >= 1
+    assert os.uname().nodename not in json.dumps(results["machine"])
+    assert {"safesh", "python"} <= set(results["versions"])
+    assert [section["key"] for section in results["sections"]] == ["status", "exec", "wrapper"]
+    rows = {row["key"]: row for section in results["sections"] for row in section["rows"]}
+    assert {key: row["bar"] for key, row in rows.items() if row["bar"] is not None} == {
+        "status.safe": 5,
+        "exec.safe": 4,
+        "wrapper.module": 5,
+        "wrapper.direct": 5,
+    }
+    for key, row in rows.items():
+        assert row["low"] <= row["value"] <= row["high"], key
+        assert row["unit"] == ("ms" if key.startswith("wrapper") else "x"), key
+        assert row["verdict"] in (("ok", "short") if row["bar"] is not None else ("",)), key
+    assert rows["status.bare"]["value"] == 1
+    assert "`" not in told
+    assert "safe.sh exec -- true" in told
+    assert "not measured: supervisorctl" in told
+
+
+def test_idle_row_reads_memory_and_wakeups_of_both_processes(tmp_path: Path) -> None:
+    if not os.path.exists("/proc/self/smaps_rollup"):
+        pytest.skip("no /proc/PID/smaps_rollup here")
+    run("--only", "idle", "--json", "out.json", folder=tmp_path)
+    results = json.loads((tmp_path / "out.json").read_text())
+    sections = {section["key"]: section["rows"] for section in results["sections"]}
+    memory = {row["key"]: row["value"] for row in sections["memory"]}
+    assert memory["memory.both"] == pytest.approx(memory["memory.supervisor"] + memory["memory.keeper"])
+    assert min(memory.values()) > 0.5
+    assert {row["key"]: row["bar"] for row in sections["wakeups"]}["wakeups.both"] == 0
+
+
+def test_nothing_is_left_behind(tmp_path: Path) -> None:
+    run("--only", "start,tree", "--rounds", "1", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert left_below(tmp_path) == []
+
+
+def test_an_interrupted_run_ends_what_it_started(tmp_path: Path) -> None:
+    command, _environment = bench("--only", "status", "--rounds", "100000", folder=tmp_path)
+    with Spawn(*command, extra_env={"TMPDIR": str(tmp_path), "SAFESH_HOME": ""}) as child:
+        wait_until(lambda: list(tmp_path.glob("safesh-bench-*/state/project/one.pid")), 30)
+        wait_until(lambda: len(left_below(tmp_path)) >= 3, 30, "supervisor, keeper and target")
+        child.send(signal.SIGTERM)
+        assert child.wait(60) == 128 + signal.SIGTERM
+        assert left_below(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_row_that_falls_short_is_told_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from bench.figures import Row, Section
+    from bench.report import table
+
+    row = Row("x.y", "a thing", 7.0, "x", 6.5, 7.5, absolute="70 ms", ours=True, bar=6, aim=3)
+    fast = Row("x.z", "a log", 0.95, "x", 0.9, 1.0, ours=True, bar=0.9, at_least=True)
+    assert (row.verdict, fast.verdict) == ("short", "ok")
+    told = table(Section("x", "things", "bare", [row, fast], ["rival: not installed"]))
+    assert "7 x" in told
+    assert "≤ 6 x (aim 3)" in told
+    assert "SHORT" in told
+    assert "not measured: rival: not installed" in told
+
+
+def test_the_documents_generated_part_is_replaced_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from bench import report
+
+    text = report.DOCUMENT.read_text(encoding="utf-8")
+    assert text.count(report.BEGIN) == text.count(report.END) == 1
+    document = tmp_path / "benchmarks.md"
+    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(report, "markdown", lambda _results: f"{report.BEGIN}\nnew\n{report.END}")
+    report.write(None, document)  # type: ignore[arg-type]
+    assert document.read_text(encoding="utf-8") == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
+
+
+def test_only_a_whole_run_may_write_the_document(tmp_path: Path) -> None:
+    assert "--write" in run("--write", folder=tmp_path, status=2)
