@@ -52,6 +52,7 @@ if [[ -x $venv/bin/python && -r $stamp && ! $stamp -nt $root/setup.cfg && ! $sta
   read -r made _ <"$stamp" || made=
 fi
 if [[ $made != safesh-venv-1 ]]; then
+  [[ ${1-} != __complete ]] || exit 0 # a press of TAB is no time to install anything
   "${BASH:-bash}" "$root/scripts/bootstrap.sh" "$venv" </dev/null >&2 || exit
 fi
 

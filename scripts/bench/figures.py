@@ -77,7 +77,7 @@ class Row:
     def spread(self) -> str:
         if self.low == self.high:
             return ""
-        return f"{show(self.low, '')}–{show(self.high, '')}"
+        return f"{show(self.low, '')} to {show(self.high, '')}"
 
     @property
     def promise(self) -> str:
@@ -106,7 +106,7 @@ class Section:
 
 
 def show(value: float, unit: str) -> str:
-    """Three significant digits at most, the unit behind: ``2.31 ×``, ``0.94 ×``, ``8.4 MiB``, ``0``."""
+    """Three significant digits at most, the unit behind: ``2.31 x``, ``0.94 x``, ``8.4 MiB``, ``0``."""
     if value == 0 or abs(value) >= 100 or (value == int(value) and abs(value) >= 1):
         text = f"{value:.0f}"
     elif abs(value) >= 10:
@@ -120,7 +120,7 @@ def ratio_row(key: str, what: str, samples: Samples, name: str, base: str, **mor
     """How many times ``base`` the series ``name`` takes; both in seconds."""
     low, middle, high = quartiles(ratios(samples[name], samples[base]))
     seconds = quartiles(samples[name])[1]
-    return Row(key, what, middle, "×", low, high, absolute=f"{show(seconds * 1000, 'ms')}", **more)
+    return Row(key, what, middle, "x", low, high, absolute=f"{show(seconds * 1000, 'ms')}", **more)
 
 
 def extra_row(key: str, what: str, samples: Samples, name: str, base: str, **more: Any) -> Row:
@@ -128,4 +128,4 @@ def extra_row(key: str, what: str, samples: Samples, name: str, base: str, **mor
     extra = [(one - other) * 1000 for one, other in zip(samples[name], samples[base], strict=True)]
     low, middle, high = quartiles(extra)
     factor = quartiles(ratios(samples[name], samples[base]))[1]
-    return Row(key, what, middle, "ms", low, high, absolute=f"{show(factor, '×')}", **more)
+    return Row(key, what, middle, "ms", low, high, absolute=f"{show(factor, 'x')}", **more)

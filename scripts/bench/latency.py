@@ -134,9 +134,7 @@ def start_and_stop(stage: Stage, peers: Peers, rounds: int) -> tuple[Section, Se
         stage.stop("once")
     rows = starting.rows
     rows.append(ratio_row("start.limit", "the target started by fork and exec (the limit)", samples, "limit", "bare"))
-    rows.append(
-        ratio_row("start.safe", "`safe.sh start --detach`", samples, "safe", "bare", ours=True, bar=6)
-    )
+    rows.append(ratio_row("start.safe", "`safe.sh start --detach`", samples, "safe", "bare", ours=True, bar=6))
     rows.append(ratio_row("start.adhoc", "the same ad hoc: `start NAME -- CMD`", samples, "adhoc", "bare", ours=True))
     rows.append(
         ratio_row("start.returned", "`start --detach` until it returns", samples, "safe-returned", "bare", ours=True)
@@ -156,7 +154,7 @@ def start_and_stop(stage: Stage, peers: Peers, rounds: int) -> tuple[Section, Se
 def big_tree(stage: Stage, rounds: int, members: int = 100) -> Section:
     """``status`` of a tree of ``members`` processes."""
     section = Section("tree", f"status of a tree of {members} processes", _BASE)
-    script = f"i=1; while [ $i -lt {members} ]; do sleep 600 & i=$((i + 1)); done; echo > \"$0\"; wait"
+    script = f'i=1; while [ $i -lt {members} ]; do sleep 600 & i=$((i + 1)); done; echo > "$0"; wait'
     bell = Bell(stage, "all-there")
     try:
         with stage.running("many", ("/bin/sh", "-c", script, bell.path)):

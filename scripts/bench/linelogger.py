@@ -1,4 +1,4 @@
-"""What many a supervisor in Python does with its child's output: ``linelogger.py FILE``, line by line into a rotated file."""
+"""``linelogger.py FILE``: what many a supervisor in Python does with output, line by line into a rotated file."""
 
 from __future__ import annotations
 

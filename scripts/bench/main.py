@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import NamedTuple, NoReturn
 
 from bench import latency, memory, peers, report, throughput
 from bench.figures import Section
-from bench.stage import BenchError, Stage
+from bench.stage import ROOT, BenchError, Stage
 
 _KEYS = ("status", "exec", "start", "wrapper", "idle", "logs", "tree")
 
@@ -42,6 +43,8 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, _leave)
     signal.signal(signal.SIGHUP, _leave)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     begin = time.monotonic()
     output = Path(options.json).absolute() if options.json else None
     with Stage() as stage:
@@ -68,7 +71,7 @@ def main(argv: list[str]) -> int:
         output.write_text(json.dumps(results.plain(), indent=1, ensure_ascii=False) + "\n")
     if options.write:
         report.write(results)
-        print(f"written: {report.DOCUMENT.relative_to(report.ROOT)}")
+        print(f"written: {report.DOCUMENT.relative_to(ROOT)}")
     return 1 if results.failures else 0
 
 

@@ -32,9 +32,10 @@ def loner(stage: Stage, name: str) -> Loner:
     """
     folder = stage.folder / f"python-{name}"
     stage.call([stage.python, "-m", "venv", "--copies", "--without-pip", str(folder)])
-    packages, theirs = (next((at / "lib").glob("python*/site-packages")) for at in (folder, Path(stage.python).parents[1]))
+    # Its libraries are those of the other one: reading safe.toml needs them.
+    packages = next((folder / "lib").glob("python*/site-packages"))
     packages.rmdir()
-    packages.symlink_to(theirs)
+    packages.symlink_to(next((Path(stage.python).parents[1] / "lib").glob("python*/site-packages")))
     changes = {}
     library = Path(str(sysconfig.get_config_var("LIBDIR"))) / str(sysconfig.get_config_var("INSTSONAME"))
     if sysconfig.get_config_var("Py_ENABLE_SHARED") and library.is_file():

@@ -12,6 +12,7 @@ from typing import Self
 from bench.stage import DEADLINE, ROOT, BenchError, Stage
 
 FOLDER = ROOT / ".venv-bench"  # Supervisor's own virtual environment; `make clean` removes it
+_INSTALLING = 300.0
 _PACKAGES = {"tini": "tini", "dumb-init": "dumb-init"}
 
 
@@ -60,8 +61,10 @@ def _supervisor(stage: Stage, install: bool) -> str:
             raise BenchError("not installed; a full run installs it")
         print("installing Supervisor from PyPI into .venv-bench ...", flush=True)
         try:
-            stage.call([stage.python, "-m", "venv", str(FOLDER)])
-            stage.call([str(commands / "python"), "-m", "pip", "install", "-q", "supervisor"], **_proxies())
+            stage.call([stage.python, "-m", "venv", str(FOLDER)], _INSTALLING)
+            stage.call(
+                [str(commands / "python"), "-m", "pip", "install", "-q", "supervisor"], _INSTALLING, **_proxies()
+            )
         except BaseException:
             shutil.rmtree(FOLDER, ignore_errors=True)
             raise
@@ -94,9 +97,7 @@ def _apt_get() -> None:
 class Supervisord:
     """A supervisord of our own for a ``with`` block. programs: name -> its lines in the configuration."""
 
-    def __init__(
-        self, stage: Stage, peers: Peers, programs: dict[str, str], python: str = "", **changes: str
-    ) -> None:
+    def __init__(self, stage: Stage, peers: Peers, programs: dict[str, str], python: str = "", **changes: str) -> None:
         """python: another interpreter to run it with, for which ``changes`` to the environment find its modules."""
         self.stage = stage
         self.folder = Path(stage.folder) / f"supervisord-{time.monotonic_ns()}"

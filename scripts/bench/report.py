@@ -32,7 +32,7 @@ class Results:
             **peers.versions,
         }
         self.missing = peers.missing
-        self.machine = {
+        self.machine: dict[str, Any] = {
             "cores": os.cpu_count(),
             "system": platform.system(),
             "kernel": platform.release().partition("-")[0],
@@ -50,7 +50,7 @@ class Results:
         return [row for section in self.sections for row in section.rows if row.verdict == "short"]
 
     def plain(self) -> dict[str, Any]:
-        """The JSON document, version 1. Ratios without a unit of their own are ``×``."""
+        """The JSON document, version 1. Ratios without a unit of their own are ``x``."""
         return {
             "v": 1,
             "date": self.date,
@@ -74,7 +74,8 @@ def where(results: Results) -> str:
 
 def table(section: Section) -> str:
     """For the terminal."""
-    lines = [f"{section.title}   [1 = {section.base}]" if _is_ratio(section) else f"{section.title}   [{section.base}]"]
+    base = section.base.replace("`", "")
+    lines = [f"{section.title}   [{'1 = ' if _is_ratio(section) else ''}{base}]"]
     cells = [_cells(row) for row in section.rows]
     widths = [max(len(line[column]) for line in cells) for column in range(5)] if cells else []
     for line, row in zip(cells, section.rows, strict=True):
@@ -91,7 +92,7 @@ def table(section: Section) -> str:
 
 
 def _is_ratio(section: Section) -> bool:
-    return any(row.unit == "×" for row in section.rows)
+    return any(row.unit == "x" for row in section.rows)
 
 
 def _cells(row: Row) -> list[str]:

@@ -78,8 +78,8 @@ class Stage:
 
     # ---- commands that end
 
-    def time(self, command: Sequence[str], statuses: Sequence[int] = (0,), **changes: str) -> float:
-        """Seconds from before the fork until the exit status was collected. BenchError on another status."""
+    def time(self, command: Sequence[str], **changes: str) -> float:
+        """Seconds from before the fork until the exit status was collected. BenchError unless it is 0."""
         self._errors.seek(0)
         self._errors.truncate()
         environment = self.environment(**changes)
@@ -91,16 +91,16 @@ class Stage:
         ]
         # A child begins with the dispositions of a shell's, not with Python's.
         begin = time.perf_counter()
-        pid = os.posix_spawn(program, command, environment, file_actions=actions, setsigdef=[signal.SIGPIPE])
+        pid = os.posix_spawn(program, list(command), environment, file_actions=actions, setsigdef=[signal.SIGPIPE])
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         seconds = time.perf_counter() - begin
-        if status not in statuses:
+        if status:
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace").strip()
             raise BenchError(f"{' '.join(command)}: exit status {status}: {said or 'said nothing'}")
         return seconds
 
-    def call(self, command: Sequence[str], deadline: float = 600.0, **changes: str) -> str:
+    def call(self, command: Sequence[str], /, deadline: float = DEADLINE, **changes: str) -> str:
         """Run a command that is not timed; its stdout. BenchError when it fails."""
         try:
             done = subprocess.run(
@@ -108,8 +108,7 @@ class Stage:
                 env=self.environment(**changes),
                 cwd=self.project,
                 stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 timeout=deadline,
             )
         except (OSError, subprocess.TimeoutExpired) as error:

@@ -105,7 +105,7 @@ def _row(kind: str, name: str, what: str, samples: Samples, ours: bool) -> Row:
     rate = quartiles(samples[name])[1] / (1 << 20)
     key = f"logs-{kind}.{name}"
     bar = 0.9 if ours else None
-    return Row(key, what, middle, "×", low, high, f"{rate:.0f} MiB/s", ours=ours, bar=bar, at_least=True)
+    return Row(key, what, middle, "x", low, high, f"{rate:.0f} MiB/s", ours=ours, bar=bar, at_least=True)
 
 
 def file_system(folder: str) -> str:

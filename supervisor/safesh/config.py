@@ -98,6 +98,17 @@ def resolve(config: Config, name: str) -> TargetSpec:
     return TargetSpec(**{**spec.__dict__, "env": env})
 
 
+def fingerprint(spec: TargetSpec) -> dict[str, str]:
+    """A digest of every key of a resolved target that a start acts on: what differs later has drifted."""
+    from _blake2 import blake2b  # the C half of hashlib, which costs 2 ms
+
+    return {
+        key: blake2b(wire.dumps(value).encode(), digest_size=6).hexdigest()
+        for key, value in spec.to_dict().items()
+        if key not in ("name", "project", "config", "env_file")
+    }
+
+
 def ad_hoc(name: str, command: list[str], project: str | None = None, config: Config | None = None) -> TargetSpec:
     """A target made of a command line alone; it runs in the working directory.
 

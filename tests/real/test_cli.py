@@ -243,10 +243,3 @@ def test_a_terminal_gets_plain_text_where_colour_is_not_wanted(
         _code, shown = on_a_terminal(*arguments, *more, **{"TERM": "xterm", **env})
         assert shown
         assert "\x1b" not in shown
-
-
-def test_completion_knows_verbs_and_options(safe: Safe) -> None:
-    done = safe(env={"_SAFESH_COMPLETE": "bash_complete", "COMP_WORDS": "safesh st", "COMP_CWORD": "1"}).check(0)
-    assert sorted(done.out.split()) == ["plain,start", "plain,status", "plain,stop"]
-    done = safe(env={"_SAFESH_COMPLETE": "bash_complete", "COMP_WORDS": "safesh stop --f", "COMP_CWORD": "2"}).check(0)
-    assert done.out.split() == ["plain,--force"]

@@ -31,7 +31,7 @@ def test_start_in_one_terminal_and_everything_else_from_a_second(home: Home, saf
             assert json.load(answer)
         said = safe("status", "headless", "--json", wrapper=True).check().json()["instances"][0]
         assert len(said["tree"]) == 3
-        assert said["record"]["instance"] == "robot"
+        assert said["instance"] == "robot"
         with safe.spawn("logs", "-f", "headless", wrapper=True) as follower:
             follower.wait_line("robot ready")
         refused = safe("start", "headless", wrapper=True).check(75)

@@ -436,6 +436,17 @@ def test_a_stop_during_a_start_leaves_nobody_and_nothing_wrong(home: Home, safe:
         assert members(home) == []
 
 
+def test_a_start_that_was_killed_before_it_wrote_a_record_is_known_by_its_lock(home: Home, safe: Safe) -> None:
+    write_target(home, name="other")
+    with safe.started("once", "--", "sleep", "600"):
+        pass
+    for path in (home.state / "proj").glob("once.*"):
+        if path.suffix != ".lock":
+            path.unlink()
+    assert safe("stop", "once", "--force").check(0).out == "once: not running\n"
+    safe("status", "once").check(3)
+
+
 def stop_whatever(safe: Safe) -> None:
     safe("stop", "t", "--force", "--now").check(0)
 

@@ -290,6 +290,7 @@ def test_no_descriptor_to_find_the_line_end_with_costs_no_byte(tmp_path: Path, m
         monkeypatch.setattr(os, "pipe", refuse)
         for start in range(0, len(data), 700):
             at.feed(data[start : start + 700])
+            assert not at.ended
         assert at.events == []
         assert whole(path) == data
 

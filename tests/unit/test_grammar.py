@@ -164,7 +164,6 @@ def test_a_command_after_two_dashes_is_kept_whole() -> None:
         ("stop --timeout x", "'x' is no duration", "safesh stop --help"),
         ("stop --timeout", "requires an argument", "safesh stop --help"),
         ("logs -n many", "'many' is no whole number", "safesh logs --help"),
-        ("start a b", "unexpected extra argument", "safesh start --help"),
         ("start a --", "no command after --", "safesh start --help"),
         ("start -- ls", "needs a name", "safesh start --help"),
         ("start --detach -- ls", "needs a name", "safesh start --help"),
@@ -184,7 +183,7 @@ def test_a_wrong_line_is_told_with_exit_2_and_the_next_step(line: str, message: 
 
 
 @pytest.mark.parametrize(
-    "line", [[name, "--help"] for name in VERBS if name != "exec"] + [["--help"], ["help", "stop"]]
+    "line", [[name, "--help"] for name in VERBS if name != "exec"] + [["--help"]]
 )
 def test_help_shows_a_page_with_examples(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert clickapp.parse(line) == 0

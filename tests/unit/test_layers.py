@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("wire",),
     ("vendor",),
     ("config",),
+    ("importers",),
     ("_platform",),
     ("core",),
     ("instance", "metrics"),

@@ -5,6 +5,8 @@ The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen
 - ``boot_id() -> str``: names this boot and pid namespace (see ``model.Identity``).
 - ``start_time(pid) -> int | None``: the identity's second half; None when there is no such process.
 - ``info(pid) -> Info | None`` and ``scan() -> dict[int, Info]``: one process, or every visible one.
+- ``descendants(pid) -> dict[int, Info] | None``: those below a process at the price of those alone; None where there is
+  no such way. For samples: it may miss one. ``pss(pid)``, ``open_files(pid) -> int | None``: None when nobody tells.
 - ``cmdline(pid) -> list[str]`` (empty when unreadable), ``environ(pid) -> dict | None``.
 - ``open_handle(pid, start) -> Handle | None``: a handle of exactly that process, None when it is gone.
 - ``plain_handle(pid, start)``: the same without a descriptor. A handle's ``alive()`` is false for zombies, and its
@@ -62,12 +64,15 @@ if sys.platform == "linux" and forced_backend() != "posix":
         become_subreaper,
         boot_id,
         cmdline,
+        descendants,
         environ,
         info,
         is_subreaper,
         oom_kills,
+        open_files,
         open_handle,
         plain_handle,
+        pss,
         reopen,
         scan,
         set_name,
@@ -84,12 +89,15 @@ else:
         become_subreaper,
         boot_id,
         cmdline,
+        descendants,
         environ,
         info,
         is_subreaper,
         oom_kills,
+        open_files,
         open_handle,
         plain_handle,
+        pss,
         reopen,
         scan,
         set_name,
@@ -107,13 +115,16 @@ __all__ = [
     "become_subreaper",
     "boot_id",
     "cmdline",
+    "descendants",
     "environ",
     "forced_backend",
     "info",
     "is_subreaper",
     "oom_kills",
+    "open_files",
     "open_handle",
     "plain_handle",
+    "pss",
     "reopen",
     "scan",
     "set_name",

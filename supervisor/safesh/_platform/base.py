@@ -16,12 +16,13 @@ else:
 class Info:
     """One process at one moment.
 
-    state: the kernel's letter; start: see ``model.Identity``; cpu_seconds: user + system;
-    memory_bytes: resident; started_at: wall time.
+    state: the kernel's letter; start: see ``model.Identity``; cpu_seconds: user + system; waited_seconds: the same of
+    its descendants that have ended and been waited for; memory_bytes: resident; started_at: wall time.
     """
 
     __slots__ = (
-        "command", "cpu_seconds", "memory_bytes", "pgid", "pid", "ppid", "sid", "start", "started_at", "state", "threads", "uid"
+        "command", "cpu_seconds", "memory_bytes", "pgid", "pid", "ppid", "sid", "start", "started_at", "state", "threads",
+        "uid", "waited_seconds"
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +40,7 @@ class Info:
         memory_bytes: int = 0,
         started_at: float = 0.0,
         threads: int = 1,
+        waited_seconds: float = 0.0,
     ) -> None:
         self.pid = pid
         self.ppid = ppid
@@ -52,6 +54,7 @@ class Info:
         self.memory_bytes = memory_bytes
         self.started_at = started_at
         self.threads = threads
+        self.waited_seconds = waited_seconds
 
     @property
     def dead(self) -> bool:

@@ -94,6 +94,43 @@ class Group:
                 return int(line.split()[1])
         return 0
 
+    def ran_out(self) -> bool:
+        """Whether a kill was for this group's own ``memory.max``, not for a limit above it or the machine's end."""
+        events = linux._read(os.path.join(self.path, "memory.events")).splitlines()
+        return any(line.startswith(b"oom ") and line != b"oom 0" for line in events)
+
+    def set_ceiling(self, name: str, value: int) -> bool:
+        """Write an interface file such as ``memory.max``; False where its controller is not enabled for the group."""
+        try:
+            self._write(self.path, name, b"%d" % value)
+        except OSError:
+            return False
+        return True
+
+    def ceiling(self, name: str) -> int | None:
+        """What stands in such a file; None for ``max``, and where there is none."""
+        text = linux._read(os.path.join(self.path, name)).strip()
+        return int(text) if text.isdigit() else None
+
+    def cpu_seconds(self) -> float | None:
+        """User and system time of all who are or were in the group (cpu.stat, there without any controller)."""
+        for line in linux._read(os.path.join(self.path, "cpu.stat")).splitlines():
+            if line.startswith(b"usage_usec "):
+                return int(line.split()[1]) / 1e6
+        return None
+
+    def memory_bytes(self) -> int | None:
+        """What the group holds, page cache left out: the kernel takes that back by itself. None without controller."""
+        current = self.ceiling("memory.current")
+        if current is None:
+            return None
+        held = {}
+        for line in linux._read(os.path.join(self.path, "memory.stat")).splitlines():
+            name, _, number = line.partition(b" ")
+            if name in (b"file", b"shmem"):  # the first includes the second
+                held[name] = int(number)
+        return max(0, current - held.get(b"file", 0) + held.get(b"shmem", 0))
+
     def freeze(self, timeout: float) -> bool:
         """Stop every member, new ones too; True once the kernel says all are (within ``timeout`` seconds)."""
         try:

@@ -82,6 +82,7 @@ def _parse(pid: int, stat: bytes) -> Info | None:
         cpu_seconds=(int(fields[11]) + int(fields[12])) / _TICK,
         memory_bytes=int(fields[21]) * _PAGE,
         threads=int(fields[17]),
+        waited_seconds=(int(fields[13]) + int(fields[14])) / _TICK,
     )
 
 
@@ -113,6 +114,51 @@ def scan() -> dict[int, Info]:
             if one is not None:
                 found[pid] = one
     return found
+
+
+def descendants(root: int, proc: str = "/proc") -> dict[int, Info] | None:
+    """Every process below ``root``, without a look at anybody else's; None on kernels without CONFIG_PROC_CHILDREN.
+
+    proc_tid_children(5): a child whose sibling ends while we read may be missed, so this serves samples, not verdicts.
+    """
+    if not os.path.exists(f"{proc}/{root}/task/{root}/children"):
+        return None
+    found: dict[int, Info] = {}
+    todo = [root]
+    while todo:
+        pid = todo.pop()
+        try:
+            threads = os.listdir(f"{proc}/{pid}/task")
+        except OSError:
+            continue
+        for thread in threads:
+            for word in _read(f"{proc}/{pid}/task/{thread}/children").split():
+                child = int(word)
+                one = _parse(child, _read(f"{proc}/{child}/stat"))
+                if one is not None and child not in found and child != root:
+                    found[child] = one
+                    todo.append(child)
+    return found
+
+
+def pss(pid: int) -> int | None:
+    """Bytes of memory, what is shared counted in proportion (smaps_rollup, proc_pid_smaps(5)); None when closed to us.
+
+    The kernel walks the process's page tables for it: some milliseconds for each GiB.
+    """
+    for line in _read(f"/proc/{pid}/smaps_rollup").splitlines():
+        if line.startswith(b"Pss:"):
+            return int(line.split()[1]) * 1024
+    return None
+
+
+def open_files(pid: int) -> int | None:
+    """How many descriptors a process has; None when closed to us or gone."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        return os.stat(folder).st_size or len(os.listdir(folder))  # the size is the number since Linux 6.2
+    except OSError:
+        return None
 
 
 def cmdline(pid: int) -> list[str]:

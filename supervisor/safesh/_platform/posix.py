@@ -32,9 +32,9 @@ else:
     import _signal
 
 __all__ = [
-    "HAS_SUBREAPER", "MAXRSS_UNIT", "Info", "SignalSource", "become_subreaper", "boot_id", "cmdline", "environ", "info",
-    "is_subreaper", "oom_kills", "open_handle", "plain_handle", "reopen", "scan", "set_name", "set_pdeathsig",
-    "start_time", "tee",
+    "HAS_SUBREAPER", "MAXRSS_UNIT", "Info", "SignalSource", "become_subreaper", "boot_id", "cmdline", "descendants", "environ",
+    "info", "is_subreaper", "oom_kills", "open_files", "open_handle", "plain_handle", "pss", "reopen", "scan", "set_name",
+    "set_pdeathsig", "start_time", "tee",
 ]  # fmt: skip
 
 HAS_SUBREAPER = False
@@ -172,6 +172,7 @@ def info(pid: int) -> Info | None:
         return None
     found.uid = owner.effective if owner is not None else -1
     found.cpu_seconds = times.user + times.system if times is not None else 0.0
+    found.waited_seconds = times.children_user + times.children_system if times is not None else 0.0
     found.memory_bytes = memory.rss if memory is not None else 0
     return found
 
@@ -204,6 +205,31 @@ def scan() -> dict[int, Info]:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
+
+
+def descendants(_root: int) -> dict[int, Info] | None:
+    """None: there is no way to a process's children but a look at everybody (see ``linux.descendants``)."""
+    return None
+
+
+def pss(pid: int) -> int | None:
+    """Bytes of memory, what is shared counted in proportion; None where the system does not tell."""
+    psutil = _load()
+    try:
+        told = getattr(psutil.Process(pid).memory_full_info(), "pss", None)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+    return None if told is None else int(told)
+
+
+def open_files(pid: int) -> int | None:
+    """How many descriptors a process has; None when closed to us or gone."""
+    psutil = _load()
+    try:
+        number: int = psutil.Process(pid).num_fds()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
+    return number
 
 
 def cmdline(pid: int) -> list[str]:

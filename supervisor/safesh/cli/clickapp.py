@@ -1,17 +1,16 @@
-"""Help, mistakes and completion: click commands built from the grammar's table.
+"""Mistakes, help and unusual spellings: click commands built from the grammar's table.
 
 Imported only when the small parser passes. ``parse`` gives the same ``Parsed`` as it would,
-so both roads lead to the same handlers.
+so both roads lead to the same handlers. The pages that --help shows are ``manual``'s.
 """
 
 from __future__ import annotations
 
 import difflib
-import os
 from typing import Any
 
 from safesh import __version__
-from safesh.cli import render
+from safesh.cli import manual, render
 from safesh.cli.grammar import GLOBAL_OPTIONS, VERBS, Option, Parsed, Verb, convert
 from safesh.cli.vendor import add_site_packages
 from safesh.errors import UsageError
@@ -19,27 +18,19 @@ from safesh.errors import UsageError
 add_site_packages()
 
 import click  # noqa: E402
-from click.shell_completion import shell_complete  # noqa: E402
-
-_ABOUT = (
-    "Runs a command exactly once, shows all of its processes, and ends all of them: a lock, a supervisor and a "
-    "keeper hold the whole tree, however it forks. Targets are named in safe.toml."
-)
 
 
 def parse(argv: list[str]) -> Parsed | int:
-    """What the line asks for, or the exit status when help, the version or completions were printed.
+    """What the line asks for, or the exit status when help or the version was printed.
 
     UsageError (exit 2) says what is wrong and what was probably meant.
     """
     if "--no-color" in argv:
         render.set_plain(True)
     group = build()
-    if wanted := os.environ.get("_SAFESH_COMPLETE"):
-        return shell_complete(group, {}, "safesh", "_SAFESH_COMPLETE", wanted)
     try:
         # Not group.main(): it would turn a broken pipe into an exit status of its own.
-        with group.make_context(render.program(), _expand_help(argv)) as ctx:
+        with group.make_context(render.program(), argv) as ctx:
             result = group.invoke(ctx)
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -60,7 +51,7 @@ def build() -> click.Group:
     group = _Group(
         name="safesh",
         params=_global_parameters(),
-        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        context_settings={"help_option_names": ["-h", "--help"]},
         invoke_without_command=True,
         no_args_is_help=False,
         callback=_show_help_without_verb,
@@ -123,6 +114,9 @@ class _Command(click.Command):
 
     def __init__(self, verb: Verb) -> None:
         params: list[click.Parameter] = []
+        if verb.choices:
+            words = click.Choice([word for word, _text in verb.choices])
+            params.append(click.Argument(["what"], required=False, type=words))
         if verb.target:
             many = verb.target == "many"
             params.append(
@@ -152,7 +146,7 @@ class _Command(click.Command):
             error.ctx = error.ctx or ctx  # click forgets it for an option without its value
             raise
         if self.verb.command:
-            if command and ctx.params["target"] is None:
+            if command and len(ctx.params["targets"]) != 1:
                 raise click.UsageError("an ad hoc command needs a name: NAME -- CMD ARGS…", ctx)
             ctx.params["command"] = command
         return rest
@@ -166,15 +160,7 @@ class _Command(click.Command):
         return Parsed(self.verb.name, args)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        verb, called = self.verb, render.program()
-        _section(formatter, "NAME", f"{called} {verb.name} - {verb.summary}")
-        _section(formatter, "SYNOPSIS", f"{called} {verb.name} {_synopsis(verb)}")
-        _section(formatter, "DESCRIPTION", verb.text)
-        own = [_describe(option) for option in verb.options]
-        _list(formatter, "OPTIONS", own)
-        _list(formatter, "GLOBAL OPTIONS", [] if verb.raw else _global_help())
-        _list(formatter, "EXAMPLES", [(f"{called} {line}", text) for line, text in verb.examples])
-        _list(formatter, "EXIT STATUS", list(verb.codes))
+        formatter.write(manual.page(self.verb))
 
 
 class _Group(click.Group):
@@ -182,74 +168,11 @@ class _Group(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
-            near = [name for name in self.commands if name.startswith(args[0])]
-            near = near or difflib.get_close_matches(args[0], self.commands, n=1, cutoff=0.5)
-            raise UsageError(
-                f"there is no command {render.clean(args[0])!r}",
-                hint=f"did you mean: safesh {near[0]}" if near else f"there are: {', '.join(self.commands)}",
-            )
+            raise manual.unknown_verb(args[0])
         return super().resolve_command(ctx, args)
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        called = render.program()
-        _section(formatter, "NAME", f"{called} - run it once, see all of it, stop all of it")
-        _section(formatter, "SYNOPSIS", f"{called} COMMAND [TARGET…] [OPTIONS]")
-        _section(formatter, "DESCRIPTION", _ABOUT)
-        _list(formatter, "COMMANDS", [(verb.name, verb.summary) for verb in VERBS.values()])
-        _list(formatter, "OPTIONS, BEFORE OR AFTER THE COMMAND", _global_help())
-        examples = [verb.examples[0] for verb in VERBS.values() if verb.examples]
-        _list(formatter, "EXAMPLES", [(f"{called} {line}", text) for line, text in examples])
-        _section(formatter, "MORE", f"{called} COMMAND --help tells all about one of them.")
-
-
-def _section(formatter: click.HelpFormatter, title: str, text: str) -> None:
-    formatter.write(render.style(title, "head") + "\n")
-    formatter.indent()
-    formatter.write_text(text)
-    formatter.dedent()
-    formatter.write("\n")
-
-
-def _list(formatter: click.HelpFormatter, title: str, rows: list[tuple[str, str]]) -> None:
-    if not rows:
-        return
-    formatter.write(render.style(title, "head") + "\n")
-    formatter.indent()
-    formatter.write_dl(rows, col_max=34)
-    formatter.dedent()
-    formatter.write("\n")
-
-
-def _describe(option: Option) -> tuple[str, str]:
-    short_first = ", ".join(sorted(option.flags, key=len))
-    return f"{short_first} {option.metavar}".rstrip(), option.text
-
-
-def _global_help() -> list[tuple[str, str]]:
-    return [
-        *(_describe(option) for option in GLOBAL_OPTIONS),
-        ("--version", "print the version"),
-        ("-h, --help", "this page"),
-    ]
-
-
-def _synopsis(verb: Verb) -> str:
-    words = {"": [], "one": ["[TARGET]"], "many": ["[TARGET…]"]}[verb.target]
-    for option in verb.options:
-        flags = "|".join(sorted(option.flags, key=len))
-        words.append(f"[{flags} {option.metavar}]" if option.metavar else f"[{flags}]")
-    if verb.command:
-        words.append("[-- CMD ARGS…]")
-    if verb.raw:
-        words.append("[OPTIONS] [--] CMD ARGS…")
-    return " ".join(words)
-
-
-def _expand_help(argv: list[str]) -> list[str]:
-    """``help stop`` and ``help`` as people type them."""
-    if argv and argv[0] == "help":
-        return [*argv[1:2], "--help"]
-    return argv
+        formatter.write(manual.overview())
 
 
 def _unknown_option(error: click.exceptions.NoSuchOption) -> UsageError:

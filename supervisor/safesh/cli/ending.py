@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import select
+
 from safesh import wire
 from safesh.cli import render
+from safesh.core.kill import poll_milliseconds
 from safesh.instance.strays import Finder
 from safesh.instance.view import InstanceView, look
 from safesh.model import Member, StopPolicy, Verdict
@@ -67,12 +70,47 @@ def confirm_ending(endings: list[Ending], args: dict[str, Any], verb: str) -> bo
 
 
 def end_all(endings: list[Ending], args: dict[str, Any]) -> list[tuple[Ending, Verdict]]:
-    """End every instance, all asked before the first is waited for: one slow stop delays nobody."""
+    """End every instance, each as soon as what depends on it has ended: one slow stop delays nobody else."""
+    waiting = list(endings)
     under_way: list[tuple[Ending, client.Request, bool]] = []
-    for one in endings:
-        request = client.Request(one.chosen.paths, "stop", args["timeout"], args["now"])
-        under_way.append((one, request, one.view.supervisor_alive and request.ask()))
-    return [(one, _finish(one, request, asked, args)) for one, request, asked in under_way]
+    done: list[tuple[Ending, Verdict]] = []
+    while waiting or under_way:
+        ended = [one for one, _verdict in done]
+        for one in [one for one in waiting if all(user in ended for user in _users(one, endings))]:
+            waiting.remove(one)
+            request = client.Request(one.chosen.paths, "stop", args["timeout"], args["now"])
+            under_way.append((one, request, one.view.supervisor_alive and request.ask()))
+        first = _wait_for_one(under_way)
+        under_way.remove(first)
+        done.append((first[0], _finish(*first, args)))
+    return done
+
+
+def _users(one: Ending, endings: list[Ending]) -> list[Ending]:
+    """Those of ``endings`` whose target depends on that of ``one``."""
+    found = []
+    for other in endings:
+        needs = [need for spec in other.chosen.specs if spec.name == other.target for need in spec.depends_on]
+        if one.target in needs and other is not one:
+            found.append(other)
+    return found
+
+
+def _wait_for_one(
+    under_way: list[tuple[Ending, client.Request, bool]],
+) -> tuple[Ending, client.Request, bool]:
+    """The first that can be finished without waiting for it."""
+    watch = select.poll()
+    by_fd = {}
+    for one in under_way:
+        talk = one[1].talk if one[2] else None
+        if talk is None:
+            return one
+        by_fd[talk.fileno()] = one
+        watch.register(talk.fileno(), select.POLLIN)
+    deadline = min(one[1].deadline for one in under_way)
+    ready = watch.poll(poll_milliseconds(deadline))
+    return by_fd[ready[0][0]] if ready else min(under_way, key=lambda one: one[1].deadline)
 
 
 def _finish(one: Ending, request: client.Request, asked: bool, args: dict[str, Any]) -> Verdict:

@@ -198,7 +198,9 @@ def _show(what: str) -> int:
 
         text = f"safe.sh {__version__}\n"
     else:
-        from safesh.cli.exec_help import TEXT as text
+        from safesh.cli import grammar, manual
+
+        text = manual.page(grammar.VERBS["exec"])
     data = text.encode()
     try:
         while data:

@@ -108,23 +108,50 @@ _ENDED = (
 
 _ROWS = (
     Verb(
+        "init",
+        "write a safe.toml: commented, or from a Procfile, supervisord.conf or systemd unit",
+        "Writes safe.toml into the working directory, and never over one that is there. Where there is a Procfile, a "
+        "supervisord.conf or exactly one *.service, what it describes is translated; every line that could not be is "
+        "told on stderr and stands in the file as a comment, with the reason. Else the file teaches every key.",
+        target="",
+        options=(
+            Option("--from", "translate FILE, not what is found here", kind="text", metavar="FILE"),
+            Option("--force -f", "replace a safe.toml that is here"),
+            Option("--print -p", "show it on stdout, write nothing"),
+            _JSON,
+        ),
+        examples=(
+            ("init", "a commented safe.toml, or one from what is here"),
+            ("init --from deploy/worker.service", "from a systemd unit, its drop-ins included"),
+            ("init --print", "look first"),
+            ("init --from Procfile.dev --force --json", "for programs: what was and was not translated"),
+        ),
+        codes=(
+            ("0", "written, or shown"),
+            ("2", "there is a safe.toml already, or it cannot be written"),
+            ("78", "the source cannot be read, or describes nothing to start"),
+        ),
+    ),
+    Verb(
         "start",
-        "run a target, or any command, exactly once",
+        "run targets, or any command, exactly once",
         "Runs TARGET of safe.toml under a lock, in the foreground: its output is here, Ctrl-C ends it whole. A "
-        "second start is refused and names the holder. TARGET may be left out where safe.toml has only one. With "
+        "second start is refused and names the holder. TARGET may be left out where safe.toml has only one. Several "
+        "targets, and --all, start detached; what a target depends on starts first, detached too. With "
         "`-- CMD ARGS…` no safe.toml is needed: TARGET is then any name, and at most one CMD runs under it.",
-        target="one",
         command=True,
         options=(
-            Option("--detach -d", "come back once it runs (or has failed, with the reason); it outlives the terminal"),
+            Option("--detach -d", "come back once it is ready (or has failed, with the reason); it outlives the terminal"),
+            Option("--all", "every target of safe.toml, one of each instance"),
             Option("--replace", "end what holds the instance or strays from it, then start"),
             Option("--force -f", "with --replace: do not ask"),
-            Option("--timeout", "how long --detach waits until it runs", kind="seconds"),
+            Option("--timeout", "how long --detach waits until it is ready", kind="seconds"),
             _JSON,
         ),
         examples=(
             ("start headless", "in the foreground, until it ends or Ctrl-C"),
             ("start headless --detach", "in the background"),
+            ("start --all --detach", "everything, dependencies first"),
             ("start gui --replace --force", "end whatever runs in gui's instance first, without asking"),
             ("start backup -- rsync -a /data /mnt", "ad hoc: what `flock -n` is used for in cron"),
         ),
@@ -227,7 +254,10 @@ _ROWS = (
         raw=True,
         examples=(
             ("exec -- make test", "signals reach the whole group"),
-            ("exec --timeout 5m -- job", "as timeout(1)"),
+            ("exec --rewrite TERM:QUIT -- nginx", "stop it gracefully"),
+            ("exec --timeout 5m --kill-after 30s -- job", "as timeout(1)"),
+            ("exec --on-exit end -- ./run-tests.sh", "nothing survives it"),
+            ("exec --session pgrp -- bash", "job control from a shell"),
         ),
     ),
     Verb(
@@ -369,11 +399,11 @@ def parse(argv: list[str]) -> Parsed | None:
 
 
 def _place(verb: Verb, args: dict[str, Any], words: list[str]) -> bool:
-    """Put the positional words where the verb wants them; False when there are too many or too few."""
-    if verb.choices:
-        if not words or words[0] not in [word for word, _text in verb.choices]:
-            return False
+    """Put the positional words where the verb wants them; False when there are too many, or an unknown choice."""
+    if verb.choices and words:
         args["what"], *words = words
+        if args["what"] not in [word for word, _text in verb.choices]:
+            return False
     if verb.target == "many":
         args["targets"] = words
     elif verb.target == "one" and len(words) <= 1:

@@ -74,7 +74,11 @@ def _run(argv: list[str]) -> int:
 
         print(f"safesh {__version__}")
         return 0
-    parsed = None if "_SAFESH_COMPLETE" in os.environ else grammar.parse(argv)
+    if argv[:1] == ["__complete"]:  # what the scripts of `completion` ask, on every press of TAB
+        from safesh.cli import complete
+
+        return complete.answer(argv[1:])
+    parsed = grammar.parse(argv)
     if parsed is None or not grammar.VERBS[parsed.verb].raw:  # exec hands them on exactly as they are
         _prepare_streams()
     if parsed is None:

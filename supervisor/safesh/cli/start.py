@@ -6,6 +6,7 @@ import os
 import sys
 
 from safesh import config as configs
+from safesh import wire
 from safesh.cli import render, targets
 from safesh.errors import SafeshError, UsageError
 from safesh.supervise import launch
@@ -19,8 +20,31 @@ if TYPE_CHECKING:
 
 
 def run(args: dict[str, Any]) -> int:
-    """Start ``target``; in the foreground this process becomes its supervisor and does not return."""
-    spec, specs = pick(args)
+    """Start the targets; one in the foreground means that this process becomes its supervisor and does not return."""
+    config = targets.open_config(args)
+    names = args["targets"]
+    if args["command"]:
+        if len(names) != 1 or args["all"]:
+            raise UsageError("a command runs under one name", hint="safe.sh start NAME -- CMD ARGS…")
+        return _start_one(configs.ad_hoc(names[0], args["command"], config=config), [], args)
+    if config is None:
+        raise UsageError(
+            "no safe.toml here or in any folder above",
+            hint="go to your project, name one with --config FILE, or run something by name: safe.sh start NAME -- CMD",
+        )
+    if args["all"]:
+        names = _one_of_each_instance(config)
+    elif not names:
+        names = [_only_target(config)]
+    names = list(dict.fromkeys(names))
+    specs = list(config.targets.values())
+    first = configs.resolve(config, names[0])
+    if len(names) == 1 and not first.depends_on:
+        return _start_one(first, specs, args)
+    return _start_several(config, names, args)
+
+
+def _start_one(spec: TargetSpec, specs: list[TargetSpec], args: dict[str, Any]) -> int:
     if args["replace"]:
         _replace(spec, specs, args)
     if not args["detach"]:
@@ -29,36 +53,60 @@ def run(args: dict[str, Any]) -> int:
         launch.run_foreground(spec, specs, echo=1, stdin=stdin)
     ready = launch.run_detached(spec, specs, args["timeout"])
     if args["json"]:
-        from safesh import wire
-
         print(wire.dumps({"v": 1, "target": spec.name, "instance": spec.instance, **ready}))
     else:
-        print(f"{render.style(spec.name, 'name')} runs (pid {ready['pid']}), log {ready['log']}")
+        _tell(spec.name, ready)
     sys.stdout.flush()
     return 0
 
 
-def pick(args: dict[str, Any]) -> tuple[TargetSpec, list[TargetSpec]]:
-    """(what to start, all targets of the config)."""
-    name = args["target"]
-    config = targets.open_config(args)
-    if args["command"]:
-        return configs.ad_hoc(name, args["command"], config=config), []
-    if config is None:
-        raise UsageError(
-            "no safe.toml here or in any folder above",
-            hint="go to your project, name one with --config FILE, or run something by name: safe.sh start NAME -- CMD",
-        )
-    if not name:
-        name = _only_target(config)
-    return configs.resolve(config, name), list(config.targets.values())
+def _tell(name: str, ready: dict[str, Any] | None) -> None:
+    shown = render.style(name, "name")
+    print(f"{shown} runs (pid {ready['pid']}), log {ready['log']}" if ready is not None else f"{shown} runs already")
+
+
+def _start_several(config: Config, names: list[str], args: dict[str, Any]) -> int:
+    """Dependencies first. With one target in the foreground, only what it depends on is detached."""
+    from safesh.cli import order
+
+    alone = names[0] if len(names) == 1 and not args["detach"] else ""
+    if not args["detach"] and not alone:
+        raise UsageError("several targets cannot share this terminal", hint="safe.sh start --detach …")
+    every = order.with_needs(config, names)
+    for name in every if args["replace"] else []:
+        if name in names:
+            _replace(configs.resolve(config, name), list(config.targets.values()), args)
+    results = order.start_all(config, [name for name in every if name != alone], args["timeout"])
+    code = 0
+    for one in results:
+        if one.error is not None:
+            # Named and running already is as much of a refusal here as for one alone; a need that is up is not.
+            code = code or one.error.exit_code
+            sys.stdout.flush()
+            sys.stderr.write(render.problem(one.error) + "\n")
+        elif not args["json"]:
+            _tell(one.name, one.ready)
+    if args["json"]:
+        rows = [{"target": one.name, **(one.ready or {}), "error": str(one.error or "")} for one in results]
+        print(wire.dumps({"v": 1, "targets": rows}))
+    sys.stdout.flush()
+    if alone and code == 0:
+        return _start_one(configs.resolve(config, alone), list(config.targets.values()), {**args, "replace": False})
+    return code
+
+
+def _one_of_each_instance(config: Config) -> list[str]:
+    chosen: dict[str, str] = {}
+    for spec in config.targets.values():
+        chosen.setdefault(spec.instance, spec.name)
+    return list(chosen.values())
 
 
 def _only_target(config: Config) -> str:
     names = list(config.targets)
     if len(names) == 1:
         return names[0]
-    raise UsageError("which target?", place=config.path, hint=f"safe.sh start {'|'.join(names)}")
+    raise UsageError("which target?", place=config.path, hint=f"safe.sh start {'|'.join(names)}, or --all")
 
 
 def _replace(spec: TargetSpec, specs: list[TargetSpec], args: dict[str, Any]) -> None:

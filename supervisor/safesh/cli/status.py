@@ -72,6 +72,7 @@ class Report:
         named = subject.asked and any(spec.name == subject.name for spec in subject.specs)
         self.other = self.target if named and view.code == 0 and self.target not in ("", subject.name) else ""
         self.code: int = 3 if self.other else view.code
+        self.drift: list[str] = []
 
     @property
     def spec(self) -> TargetSpec | None:
@@ -103,7 +104,13 @@ def look_at(args: dict[str, Any]) -> list[Report]:
         for name in dict.fromkeys(args["targets"]):
             one = targets.choose(config, [name])[0]
             subjects.append(Subject(name, one.paths, one.specs, asked=True))
-    return [Report(subject, _look(subject), wall()) for subject in subjects]
+    reports = [Report(subject, _look(subject), wall()) for subject in subjects]
+    for report in reports:
+        if report.code == 0 and report.view.record is not None:
+            from safesh.cli import drift
+
+            report.drift = drift.find(report.view.record, config)
+    return reports
 
 
 def _look(subject: Subject) -> InstanceView:
@@ -151,6 +158,10 @@ def block(report: Report, cpu: Percents, width: int) -> str:
     if shown:
         fact("command", " ".join(shown))
     fact("config", _config(report) or "none (ad hoc)")
+    if report.drift:
+        told = report.drift[0] if " " in report.drift[0] else f"changed since it started: {', '.join(report.drift)}"
+        step = f" (safe.sh restart {report.target} applies it)" if " " not in report.drift[0] else ""
+        fact("drift", render.as_typed(told + step), "warn")
     log = report.subject.paths.log(spec.name) if spec else record.get("log")
     if log:
         fact("log", log + _lost(record))
@@ -326,6 +337,7 @@ def _plain(report: Report, cpu: Percents) -> dict[str, Any]:
         "restarts": record.get("restarts"),
         "last_exit": record.get("last_exit"),
         "message": record.get("message"),
+        "drift": report.drift,
         "config": _config(report) or None,
         "log": report.subject.paths.log(spec.name) if spec else record.get("log"),
         "tree": [_member(member, cpu, report.at) for member in view.tree],

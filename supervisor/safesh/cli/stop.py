@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 def run(args: dict[str, Any]) -> int:
     """0 zero survivors, 1 survivors, 2 not confirmed."""
     chosen = targets.choose_for_ending(args, args["targets"])
+    if args["targets"]:
+        chosen += targets.users_of(args, chosen)
     return end(chosen, args, named=args["targets"], verb="Stop")
 
 
@@ -31,6 +33,8 @@ def end(chosen: list[targets.Chosen], args: dict[str, Any], *, named: list[str],
             idle.append(f"{one.name} (this command runs inside it; left alone)")
         elif _wanted(found, named) and (found.held or found.members):
             endings.append(found)
+        elif named and not set(named) & set(one.names()):
+            continue  # it depends on one that was named, and does not run
         else:
             found.tidy()
             idle.append(_idle_name(found, named))
@@ -51,5 +55,6 @@ def _wanted(found: ending.Ending, named: list[str]) -> bool:
 def _idle_name(found: ending.Ending, named: list[str]) -> str:
     if found.view.supervisor_alive:
         asked = " ".join(name for name in named if name != found.target)
-        return f"{asked} (instance {found.chosen.name} is held by {found.target}: {render.as_typed(f'safe.sh stop {found.target}')})"
+        step = render.as_typed(f"safe.sh stop {found.target}")
+        return f"{asked} (instance {found.chosen.name} is held by {found.target}: {step})"
     return found.chosen.name

@@ -106,6 +106,29 @@ def choose_for_ending(args: dict[str, Any], names: list[str]) -> list[Chosen]:
         return chosen
 
 
+def users_of(args: dict[str, Any], chosen: list[Chosen]) -> list[Chosen]:
+    """Instances whose targets depend, directly or not, on those of ``chosen``."""
+    try:
+        config = open_config(args)
+    except ConfigError:
+        return []
+    if config is None:
+        return []
+    every = list_instances(config)
+    found = list(chosen)
+    grew = True
+    while grew:
+        needed = {spec.name for one in found for spec in one.specs}
+        more = [one for one in every if not _known(one, found) and any(needed & set(spec.depends_on) for spec in one.specs)]
+        found += more
+        grew = bool(more)
+    return found[len(chosen) :]
+
+
+def _known(one: Chosen, among: list[Chosen]) -> bool:
+    return any(one.paths.record == other.paths.record for other in among)
+
+
 def list_instances(config: Config | None) -> list[Chosen]:
     """Every instance of the config's project and of ad-hoc runs; without a config, of all projects."""
     found: list[Chosen] = []
@@ -130,9 +153,10 @@ def list_instances(config: Config | None) -> list[Chosen]:
             names = sorted(os.listdir(folder))
         except OSError:
             continue
-        for name in names:
-            base, dot, kind = name.rpartition(".")
-            if dot and kind == "json" and os.path.join(folder, name) not in have:
+        # A lock without a record is a start that was killed before it could write one.
+        stems = {name.removesuffix(".json").removesuffix(".lock") for name in names if name.endswith((".json", ".lock"))}
+        for base in sorted(stems):
+            if os.path.join(folder, base + ".json") not in have:
                 one = _recorded(project, base)
                 if one is not None:
                     found.append(one)

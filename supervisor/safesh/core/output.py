@@ -152,7 +152,7 @@ class Capture:
         except (OSError, StateError) as error:
             return self._discard(error)
         if not self._splices or (self._flood and room > 0):
-            return self._copy()
+            return self._copy(room)
         try:
             if room <= 0 or (self._echo is not None and not self._echo.gone):
                 return self._move_seen(room)
@@ -166,7 +166,7 @@ class Capture:
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOSYS):  # a file system without splice
                 self._splices = False
-                return self._copy()
+                return self._copy(room)
             return self._discard(error)
 
     def _move_seen(self, room: int) -> int:
@@ -175,11 +175,11 @@ class Capture:
             try:
                 self._peek = Peek()
             except OSError:  # no descriptor left: that costs no byte
-                return self._copy()
+                return self._copy(room)
         seen = self._peek.look(self._pipe, _CALM)
         if seen is None:
             self._splices = False
-            return self._copy()
+            return self._copy(room)
         cut = _cut(seen, room)
         self._emptied = cut == len(seen) < _CALM
         moved = 0
@@ -192,9 +192,12 @@ class Capture:
             self._show(seen[:moved])
         return moved
 
-    def _copy(self) -> int:
-        """Through memory: a flood, stamps, and where there is no splice."""
-        data = self._read()
+    def _copy(self, room: int) -> int:
+        """Through memory: a flood, stamps, and where there is no splice.
+
+        A flood takes no more than the file has room for, so that a rotation never finds a byte in memory alone.
+        """
+        data = self._read(room if self._splices and room > 0 else _BUFFER)
         if self._echo is not None:
             self._show(bytes(data))
         rest = data if self._stamper is None else memoryview(self._stamper.stamp(bytes(data)))
@@ -212,12 +215,13 @@ class Capture:
             self._lose(error, len(rest))
         return len(data)
 
-    def _read(self) -> memoryview:
+    def _read(self, limit: int = _BUFFER) -> memoryview:
         """What is in the pipe, taken; valid until the next call."""
         if self._buffer is None:
             self._buffer = memoryview(bytearray(_BUFFER))
-        length = os.readv(self._pipe, [self._buffer])
-        self._emptied = length < _BUFFER
+        limit = min(limit, _BUFFER)
+        length = os.readv(self._pipe, [self._buffer[:limit]])
+        self._emptied = length < limit
         return self._buffer[:length]
 
     # -- losing ---------------------------------------------------------------------------------

@@ -75,6 +75,7 @@ class LogFile:
         self._look_at = 0.0
         self._rest_until = 0.0
         self._unswept = False
+        self._number = 0
         self._adopt(open_log(path))
         self._tidy()
         if policy.compress:
@@ -155,7 +156,7 @@ class LogFile:
         if self.packer is not None:
             self.packer.held = True
         try:
-            os.rename(self.path, part_path(self.path, next_number(self.path)))
+            os.rename(self.path, self._next_part())
         except OSError:
             self._rest_until = monotonic() + 1.0
             if self.packer is not None:
@@ -167,6 +168,16 @@ class LogFile:
         except StateError:
             return  # settle() tries again; until then the part takes what comes
         self._unswept = True
+
+    def _next_part(self) -> str:
+        """The name for the file that is full. OSError when the folder cannot be read."""
+        self._number += 1
+        part = part_path(self.path, self._number)
+        # The first time, or somebody took the name: renaming onto it would destroy what is there.
+        if self._number == 1 or os.path.lexists(part):
+            self._number = next_number(self.path)
+            part = part_path(self.path, self._number)
+        return part
 
     def sweep(self) -> None:
         """After a rotation: remove what is too old, compress what is new. Removing takes a millisecond a part."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 
 from safesh import _platform, wire
@@ -75,8 +76,9 @@ def is_identity(value: Any) -> TypeGuard[dict[str, Any]]:
     if not isinstance(value, dict):
         return False
     pid, start = value.get("pid"), value.get("start")
-    whole = type(pid) is int and type(start) is int  # True is an int too, and no pid
-    return whole and 0 < pid < 1 << 31 and 0 <= start < 1 << 63 and isinstance(value.get("boot"), str)
+    if type(pid) is not int or type(start) is not int:  # True is an int too, and no pid
+        return False
+    return 0 < pid < 1 << 31 and 0 <= start < 1 << 63 and isinstance(value.get("boot"), str)
 
 
 def is_alive(identity: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
@@ -93,12 +95,13 @@ def is_elsewhere(identity: dict[str, Any] | None) -> bool:
     """Whether an identity was taken on this boot but in another pid namespace (a container)."""
     if not identity or not isinstance(identity.get("boot"), str):
         return False
-    own, other = _platform.boot_id(), identity["boot"]
+    own, other = _platform.boot_id(), str(identity["boot"])
     return own != other and own.partition("/")[0] == other.partition("/")[0]
 
 
 def try_acquire(path: str) -> Lock | None:
     """The lock, or None when somebody holds it. StateError when the file cannot be used."""
+    _check_folder(path)
     while True:
         try:
             fd = open_private(path, os.O_RDWR | os.O_CREAT)
@@ -122,6 +125,21 @@ def try_acquire(path: str) -> Lock | None:
                 f"cannot be locked: {error.strerror}", place=path, hint="set SAFESH_HOME to a local file system"
             ) from None
         os.close(fd)
+
+
+def _check_folder(path: str) -> None:
+    """Whoever may replace the file could let a second instance in; StateError where others may."""
+    try:
+        info = os.stat(os.path.dirname(path))
+    except OSError:
+        return  # the open tells
+    open_to_all = info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX
+    if info.st_uid not in (0, os.geteuid()) or open_to_all:
+        raise StateError(
+            "lies in a folder where others could replace it, so it guards nothing",
+            place=path,
+            hint="name a lock_file in a folder of yours, or leave it out",
+        )
 
 
 def acquire(path: str, patience: float) -> tuple[Lock | None, dict[str, Any] | None]:

@@ -111,8 +111,10 @@ def _fits(value: Any, kind: type[Record]) -> bool:
         found = value.get(name, default)
         if isinstance(default, (bool, str, list)):
             good = type(found) is type(default)
-        else:  # numbers; identities have no default
-            good = type(found) in (int, float) and -1 <= found < _TOO_LARGE
+        elif isinstance(found, (int, float)) and not isinstance(found, bool):
+            good = -1 <= found < _TOO_LARGE
+        else:  # a pid or start time that is missing, too
+            good = False
         if not good:
             return False
     return True

@@ -37,6 +37,7 @@ class Request:
         self.grace = grace
         self.now = now
         self.accepted_grace = 0.0
+        self.deadline = monotonic()
         self.talk: control.Conversation | None = None
         self.verdict = Verdict(target=paths.instance)
 
@@ -56,6 +57,7 @@ class Request:
                 answer = None
             if answer is not None and "accepted" in answer:
                 self.accepted_grace = 0.0 if self.now else answer["grace"]
+                self.deadline = monotonic() + self.accepted_grace + 2 * KILL_SECONDS
                 return True
             if answer is not None and answer.get("over"):
                 self._take(answer)
@@ -86,7 +88,7 @@ class Request:
         if self.talk is None:
             return None
         try:
-            answer = self.talk.answer(self.accepted_grace + 2 * KILL_SECONDS)
+            answer = self.talk.answer(max(0.01, self.deadline - monotonic()))
         except (OSError, ValueError):
             answer = None
         if answer is not None and "verdict" in answer:
@@ -108,6 +110,22 @@ def find_holder(paths: InstancePaths) -> dict[str, Any] | None:
         return None
     return {**last["supervisor"], "target": last["target"], "command": last["command"],
             "since": last["supervised_since"]}  # fmt: skip
+
+
+def wait_ready(paths: InstancePaths, timeout: float | None) -> bool:
+    """Whether the instance's target serves, waiting for one that is starting: at most ``timeout`` seconds."""
+    try:
+        talk = control.Conversation(control.connect(paths.socket, _ANSWER_SECONDS))
+    except OSError:
+        return False
+    try:
+        talk.ask({"do": "wait"})
+        answer = talk.answer(timeout)
+    except (OSError, ValueError):
+        return False
+    finally:
+        talk.close()
+    return answer is not None and bool(answer.get("ready"))
 
 
 def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: bool) -> Verdict:

@@ -134,6 +134,10 @@ class Conversation:
         self.socket = connection
         self._partial = b""
 
+    def fileno(self) -> int:
+        number: int = self.socket.fileno()
+        return number
+
     def ask(self, request: dict[str, Any]) -> None:
         self.socket.sendall(wire.dumps(request).encode() + b"\n")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from safesh.clock import wall
+from safesh.config import fingerprint
 from safesh.core.contain import choose_backend
 from safesh.errors import SafeshError
 from safesh.instance import lock as locks
@@ -52,12 +53,14 @@ class Journal:
             "last_exit": None,
             "last_verdict": None,
             "message": "",
+            "fingerprint": fingerprint(spec),
         }
 
     def set_target(self, spec: TargetSpec) -> None:
         """A restart may bring another spec into the same instance."""
         self.record |= {"target": spec.name, "command": spec.command, "cwd": spec.cwd, "config": spec.config}
         self.record |= {"log": self.paths.log(spec.name), "grace": spec.stop.grace}
+        self.record["fingerprint"] = fingerprint(spec)
 
     def save(self) -> None:
         """Write the record; a full disk costs an event, not the run."""

@@ -61,22 +61,41 @@ def run_detached(spec: TargetSpec, specs: Iterable[TargetSpec], timeout: float |
 
     timeout: seconds to wait for that (None: as long as it takes). Raises the SafeshError that kept it from running.
     """
+    return begin_detached(spec, specs).answer(timeout)
+
+
+class Pending:
+    """A detached start under way. reading: readable once there is an answer."""
+
+    def __init__(self, name: str, reading: int) -> None:
+        self.name = name
+        self.reading = reading
+
+    def answer(self, timeout: float | None) -> dict[str, Any]:
+        """As :func:`run_detached`; once."""
+        answer = _read_answer(self.reading, self.name, timeout)
+        if "ready" in answer:
+            ready: dict[str, Any] = answer["ready"]
+            return ready
+        failed = answer["failed"]
+        refusal = SafeshError(failed["message"], place=failed["place"], hint=failed["hint"])
+        refusal.exit_code = failed["code"]
+        raise refusal
+
+
+def begin_detached(spec: TargetSpec, specs: Iterable[TargetSpec]) -> Pending:
+    """Begin a detached start without waiting for its answer. ResourceError when nothing can be forked."""
     reading, writing = os.pipe()
     try:
         pid = os.fork()
     except OSError as error:
+        os.close(reading)
+        os.close(writing)
         raise ResourceError(f"cannot start: {error.strerror}", place=spec.name, hint="see: ulimit -u") from None
     if pid == 0:
         _detach(spec, specs, reading, writing)
     os.close(writing)
-    answer = _read_answer(reading, spec.name, timeout)
-    if "ready" in answer:
-        ready: dict[str, Any] = answer["ready"]
-        return ready
-    failed = answer["failed"]
-    refusal = SafeshError(failed["message"], place=failed["place"], hint=failed["hint"])
-    refusal.exit_code = failed["code"]
-    raise refusal
+    return Pending(spec.name, reading)
 
 
 def _read_answer(reading: int, name: str, timeout: float | None) -> dict[str, Any]:

@@ -42,10 +42,10 @@ class Desk:
             del self._clients[fd]
             client.close()
 
-    def answer_restarts(self, answer: dict[str, Any]) -> None:
-        """Those who asked for a restart have it."""
+    def answer(self, waited_for: str, answer: dict[str, Any]) -> None:
+        """Those who waited for this (``restart``, ``ready``) have it."""
         for client in self._clients.values():
-            if client.waits_for == "restart":
+            if client.waits_for == waited_for:
                 client.answer(answer)
                 client.waits_for = ""
 

@@ -306,7 +306,8 @@ class Supervisor:
         elif run.verdict is not None:
             self._over(run, run.verdict)
         elif run.trouble and self.record["main"] is None:
-            self.verdict = run.clean_up(self.stop_policy, self._wait_cleaning)  # it may have got as far as a fork
+            self._close_watchers()
+            self.verdict = self._clean_up(run)  # the keeper may have got as far as a fork
             run.close()
             self._refuse(ResourceError(f"cannot be started: {run.trouble}", place=self.spec.name, hint=_SCARCE))
         else:
@@ -421,7 +422,8 @@ class Supervisor:
         self.journal.save()  # who hears that it runs may look at once
         self._notify({"ready": {"pid": pid, "run_id": self.record["run_id"], "log": self.record["log"]}})
         if self.desk is not None:
-            self.desk.answer_restarts({"restarted": True, "pid": pid, "run_id": self.record["run_id"]})
+            self.desk.answer("restart", {"restarted": True, "pid": pid, "run_id": self.record["run_id"]})
+            self.desk.answer("ready", {"ready": True, "state": self.state})
 
     def _notify(self, message: dict[str, Any]) -> None:
         """Answer the detached start that waits; once."""
@@ -455,8 +457,11 @@ class Supervisor:
     def _do_clean_up(self, _event: Event) -> None:
         run = self.run
         if run is not None:
-            spare = [pid for watcher in [*self.watchers, *self.run_watchers] for pid in watcher.children()]
-            self._over(run, run.clean_up(self.stop_policy, self._wait_cleaning, spare))
+            self._over(run, self._clean_up(run))
+
+    def _clean_up(self, run: LiveRun) -> Verdict:
+        spare = [pid for watcher in [*self.watchers, *self.run_watchers] for pid in watcher.children()]
+        return run.clean_up(self.stop_policy, self._wait_cleaning, spare)
 
     def _wait_cleaning(self, handles: list[Any], deadline: float) -> bool:
         """While orphans are ended here, signals are heard: a second stop is in a hurry."""
@@ -503,10 +508,16 @@ class Supervisor:
     # ---- requests
 
     def _serve(self, client: Client, request: dict[str, Any]) -> None:
-        """stop and restart: ``{"do", "now", "grace": seconds or null, "spec": for restart}``."""
+        """stop and restart: ``{"do", "now", "grace": seconds or null, "spec": for restart}``; wait: until it is ready."""
         do = request.get("do")
+        if do == "wait":
+            if self.state in ("running", "unhealthy"):
+                client.answer({"ready": True, "state": self.state})
+            else:
+                client.waits_for = "ready"
+            return
         if do not in ("stop", "restart"):
-            client.answer({"error": f"unknown request {do!r}; this supervisor knows stop and restart"})
+            client.answer({"error": f"unknown request {do!r}; this supervisor knows stop, restart and wait"})
             return
         grace, stop = request.get("grace"), self.spec.stop
         self.stop_policy = StopPolicy(
