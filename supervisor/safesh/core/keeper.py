@@ -11,7 +11,7 @@ import os
 import select
 
 from safesh import _platform, wire
-from safesh.clock import monotonic
+from safesh.clock import format_size, monotonic
 from safesh.core import fds, kill, reap
 from safesh.core.contain import Tree, make_group
 from safesh.core.spawn import spawn
@@ -31,6 +31,9 @@ else:
     import _signal
 
 
+BY_KERNEL = "(killed by the kernel)"  # ends the cause of an exit for a limit that a cgroup kept
+
+
 class Run:
     """What a keeper needs to know about the run it is to hold."""
 
@@ -43,8 +46,10 @@ class Run:
         output: tuple[int, int],
         keep_open: list[int],
         on_orphaned: Callable[[ExitInfo | None, Verdict, int], None],
+        tty: int = -1,
     ) -> None:
-        """output: both ends of the log's pipe; keep_open: the lock's descriptor and the like.
+        """output: both ends of the log's pipe; keep_open: the lock's descriptor and the like. tty: a terminal whose
+        foreground group the target becomes, with our stdio; there is no log then, and output is (-1, -1).
 
         on_orphaned(exit of the main process, verdict, log pipe) runs in the keeper after it has ended
         the tree of a supervisor that vanished.
@@ -56,6 +61,7 @@ class Run:
         self.output = output
         self.keep_open = keep_open
         self.on_orphaned = on_orphaned
+        self.tty = tty
 
 
 class KeeperLink:
@@ -172,7 +178,7 @@ class _Keeper:
     def hold(self) -> int:
         """The keeper's whole life; its exit status."""
         self._settle()
-        if self.run.output[1] >= 0 and not self._spawn():
+        if not self._spawn():
             return 0
         while self.exit is None and self.order is None and not self.orphaned:
             self._wait([], None)
@@ -190,7 +196,11 @@ class _Keeper:
         """Away from the terminal, deaf to everything but children and the lifeline."""
         _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
         _signal.set_wakeup_fd(-1)
-        os.setsid()
+        if self.run.tty < 0:
+            os.setsid()
+        else:
+            # Job control needs the terminal's session, and a parent in another group of it (setpgid(2): orphaned).
+            os.setpgid(0, 0)
         _platform.set_name("safesh-keeper")
         _platform.become_subreaper()
         os.chdir("/")
@@ -209,14 +219,29 @@ class _Keeper:
             return False
         group = make_group(run.run_id)
         self.tree.group = group
+        limits = run.spec.limits
+        lower = None
+        if limits.memory.most or limits.processes.most or limits.open_files.most:
+            from safesh.core import ceilings
+
+            lower = ceilings.lower
+            if group is not None:
+                ceilings.set_on(group, limits)
+
+        def enter() -> None:
+            _join(group)
+            if lower is not None:
+                lower(limits)
+
         try:
             pid = spawn(
                 run.spec.command,
                 cwd=run.spec.cwd,
                 env=run.env,
-                stdio=(run.stdin, run.output[1], run.output[1]),
-                session="new",
-                before_exec=lambda: _join(group),
+                stdio=(run.stdin, run.output[1], run.output[1]) if run.tty < 0 else (0, 1, 2),
+                session="new" if run.tty < 0 else "pgrp",
+                tty=run.tty,
+                before_exec=enter,
             )
         except SafeshError as error:
             self.tree.remove_group()
@@ -229,7 +254,8 @@ class _Keeper:
         if group is not None and not group.populated():
             self.tree.remove_group()  # it could not join; then the subreaper alone has to do
             group = self.tree.group
-        os.close(run.output[1])
+        if run.output[1] >= 0:
+            os.close(run.output[1])
         fds.point_stdio_at_null()
         if run.stdin > 2:
             os.close(run.stdin)
@@ -274,8 +300,11 @@ class _Keeper:
                 pass
         except BlockingIOError:
             pass
-        for pid, status, usage in reap.reap_all():
-            if self.main is not None and pid == self.main[0] and self.exit is None:
+        for pid, status, usage in reap.reap_all(stopped=self.run.tty >= 0):
+            if os.WIFSTOPPED(status):
+                if self.main is not None and pid == self.main[0] and self.order is None:
+                    self._tell({"event": "paused"})
+            elif self.main is not None and pid == self.main[0] and self.exit is None:
                 self.exit = reap.read_status(status, usage)
                 self._tell_memory_apart(self.exit)
                 self._tell({"event": "exited", "exit": self.exit.to_dict()})
@@ -285,8 +314,12 @@ class _Keeper:
         if end.signal != "SIGKILL" or self.order is not None or self.orphaned:
             return
         group = self.tree.group
+        most = self.run.spec.limits.memory.most
         if group is not None and group.oom_kills():
-            end.cause = "killed by the kernel: the run's memory limit was reached (out of memory)"
+            if most and group.ran_out() and group.ceiling("memory.max") is not None:
+                end.cause = f"ended: memory limit {format_size(most)} {BY_KERNEL}"
+            else:
+                end.cause = "killed by the kernel: the run's memory limit was reached (out of memory)"
         elif (_platform.oom_kills() or 0) > self.oom_before:
             end.cause = "killed by SIGKILL while the kernel was killing for lack of memory (out of memory)"
 

@@ -43,7 +43,8 @@ _RETRY = 1.0  # seconds between two attempts to write after a failed one
 class Capture:
     """The reading end of a target's output pipe and the log that it goes to.
 
-    lost_bytes: what could not be written since the beginning, disk full and the like. Not thread-safe.
+    lost_bytes: what could not be written since the beginning, disk full and the like; moved_bytes: what was taken from
+    the pipe since then. Not thread-safe.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Capture:
         on_event("log_recovered", {path, reason, bytes, since, until}) once the log goes on; wall times.
         """
         self.lost_bytes = 0
+        self.moved_bytes = 0
         self._log = LogFile(path, policy, on_event)
         self._pipe = pipe_fd
         os.set_blocking(pipe_fd, False)
@@ -103,6 +105,7 @@ class Capture:
                 if not moved:
                     return False
                 total += moved
+                self.moved_bytes += moved
                 if self._emptied:  # poll(2) finds out more cheaply than a read that fails
                     break
                 self._flood = True

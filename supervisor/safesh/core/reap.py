@@ -15,15 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def reap_all() -> Iterator[tuple[int, int, resource.struct_rusage]]:
+def reap_all(stopped: bool = False) -> Iterator[tuple[int, int, resource.struct_rusage]]:
     """(pid, wait status, rusage) of every child that has ended, own and adopted.
+
+    stopped: of every child that job control stopped, too; ask ``os.WIFSTOPPED``.
 
     Only for processes of ours that own all their children (keeper, supervisor, init): beside a
     ``subprocess.Popen`` this would steal its status.
     """
     while True:
         try:
-            pid, status, usage = os.wait4(-1, os.WNOHANG)
+            pid, status, usage = os.wait4(-1, os.WNOHANG | (os.WUNTRACED if stopped else 0))
         except ChildProcessError:
             return
         if pid == 0:

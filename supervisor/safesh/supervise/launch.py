@@ -51,9 +51,18 @@ def run_foreground(spec: TargetSpec, specs: Iterable[TargetSpec], *, echo: int, 
         terminal = next((fd for fd in (0, 1, 2) if os.isatty(fd)), -1)
         hup_ends = _signal.getsignal(_signal.SIGHUP) != _signal.SIG_IGN  # nohup means: let it live
         _become(Plan(spec=spec.to_dict(), folder=paths.folder, mode="foreground", lock=lock.fd, stdin=stdin, echo=echo,
-                     terminal=terminal, hup_ends=hup_ends))  # fmt: skip
+                     terminal=terminal, tty=_own_terminal() if spec.tty else -1, hup_ends=hup_ends))  # fmt: skip
     finally:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+def _own_terminal() -> int:
+    """Our terminal, when stdin, stdout and stderr are it and we are in its foreground; else -1: no job control."""
+    try:
+        whole = all(os.isatty(fd) for fd in (0, 1, 2))
+        return 0 if whole and os.tcgetpgrp(0) == os.getpgrp() else -1
+    except OSError:
+        return -1
 
 
 def run_detached(spec: TargetSpec, specs: Iterable[TargetSpec], timeout: float | None = None) -> dict[str, Any]:
@@ -191,9 +200,16 @@ def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec]) -> tuple[locks.Lock,
         finder = Finder(paths.folder, paths.instance, last, patterns or [(spec.name, spec.match)])
         found = finder.members(_platform.scan()) if _may_have_strays(paths, last, finder) else []
         if found:
-            raise AlreadyRunning(
+            message = (
                 f"{len(found)} process{'es' if len(found) > 1 else ''} of it run{'s' if len(found) == 1 else ''}"
-                f" without a supervisor: {_name_them(found)}",
+                f" without a supervisor: {_name_them(found)}"
+            )
+            if spec.notify:
+                from safesh.supervise.hooks import tell_strays
+
+                tell_strays(spec, paths, last["run_id"] if last is not None else "", message)
+            raise AlreadyRunning(
+                message,
                 place=spec.instance,
                 hint=f"end them: safe.sh stop {spec.name}; or take over: safe.sh start {spec.name} --replace",
             )

@@ -56,34 +56,39 @@ class LiveRun:
         self.trouble = ""  # what befell its keeper, in words
         self._early: list[int] = []
 
-    def start(self, stdin: int, echo: int, on_log_event: Callable[[str, dict[str, Any]], None]) -> None:
+    def start(self, stdin: int, echo: int, on_log_event: Callable[[str, dict[str, Any]], None], tty: int = -1) -> None:
         """Fork the keeper, which starts the target. OSError or SafeshError when that cannot be.
 
-        stdin, echo: descriptors of a foreground start, -1 for none.
+        stdin, echo: descriptors of a foreground start, -1 for none. tty: the terminal that the target gets with our
+        stdio, -1 for none; then there is no log.
         """
         record = self.journal.record
         log = record["log"]
         record |= {"run_id": self.run_id, "started_at": wall(), "cgroup": "", "main": None}
         self.journal.save()  # before anything exists that a later command would have to find by it
-        read, write = os.pipe()
+        read, write = os.pipe() if tty < 0 else (-1, -1)
         nothing = -1
         try:
             try:
-                self.capture = Capture(read, log, self.spec.log, echo if echo >= 0 else None, on_log_event)
+                if tty < 0:
+                    self.capture = Capture(read, log, self.spec.log, echo if echo >= 0 else None, on_log_event)
             except BaseException:
                 os.close(read)
                 raise
-            if stdin < 0:
+            if stdin < 0 and tty < 0:
                 stdin = nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
             def on_orphaned(end: ExitInfo | None, verdict: Verdict, output: int) -> None:
-                drain_raw(output, log, monotonic() + _DRAIN_SECONDS)
+                if output >= 0:
+                    drain_raw(output, log, monotonic() + _DRAIN_SECONDS)
                 self._bury(end, verdict)
 
-            run = Run(self.spec, self.run_id, self._environment(), stdin, (read, write), [self.lock.fd], on_orphaned)
+            env, keep_open = self._environment(), [self.lock.fd, *([tty] if tty >= 0 else [])]
+            run = Run(self.spec, self.run_id, env, stdin, (read, write), keep_open, on_orphaned, tty)
             self.keeper = start_keeper(run)
         except BaseException:
-            os.close(write)  # first: the log is drained until nobody can write any more
+            if write >= 0:
+                os.close(write)  # first: the log is drained until nobody can write any more
             write = -1
             self.close_log()
             raise

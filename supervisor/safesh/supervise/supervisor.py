@@ -14,7 +14,7 @@ from safesh.instance import lock as locks
 from safesh.instance import record as records
 from safesh.model import ExitInfo, Record, StopPolicy, TargetSpec, Verdict
 from safesh.paths import InstancePaths, remove
-from safesh.supervise import policy
+from safesh.supervise import policy, watchers
 from safesh.supervise.journal import Journal
 from safesh.supervise.machine import TABLE
 from safesh.supervise.requests import Desk
@@ -41,7 +41,7 @@ class Plan(Record):
     """What ``start`` hands to the supervisor it becomes. Descriptors are -1 where there is none.
 
     stdin: the target's standard input; echo: where a foreground start repeats the target's output; terminal: the
-    one whose end is ours; notify: where a detached start waits for one JSON line; hup_ends: SIGHUP ends the tree
+    one whose end is ours; tty: the one that the target gets whole (``tty = true``); notify: where a detached start waits for one JSON line; hup_ends: SIGHUP ends the tree
     (foreground, not under nohup) instead of being sent on only.
     """
 
@@ -52,6 +52,7 @@ class Plan(Record):
     stdin: int = -1
     echo: int = -1
     terminal: int = -1
+    tty: int = -1
     notify: int = -1
     hup_ends: bool = False
 
@@ -92,6 +93,7 @@ class Supervisor:
         _platform.become_subreaper()
         os.chdir(self.paths.folder)  # no file system is kept busy by our working directory
         self.lock.describe(self.spec)
+        self.watchers = watchers.for_instance(self)
         try:
             self.desk = Desk(self.paths.socket, self._serve)
             records.write_pid(self.paths, os.getpid())
@@ -125,9 +127,9 @@ class Supervisor:
 
     def _leave(self, code: int) -> int:
         """Let go of everything, the lock before the last answer: who hears that it is over can start at once."""
-        for watcher in self.watchers:
+        leaving, self.watchers = self.watchers, []
+        for watcher in leaving:
             watcher.close()
-        self.watchers = []
         self.journal.save()
         clients = self.desk.close() if self.desk is not None else []
         for path, cleanup in (
@@ -144,6 +146,8 @@ class Supervisor:
         for client in clients:
             client.answer({**over, "exit": self.record["last_exit"], "verdict": verdict.to_dict()})
             client.close()
+        for watcher in leaving:
+            watcher.leave()
         return code
 
     # ---- the loop
@@ -264,6 +268,18 @@ class Supervisor:
         if self.run is not None:
             self.run.signal_group(_signal.SIGCONT)
 
+    def _pause_job(self) -> None:
+        """The target, which has the terminal, was stopped by Ctrl-Z: its shell must see us stop, and fg wakes both."""
+        if self.plan.tty < 0 or self.run is None or self.run.main is None:
+            return
+        from safesh.core import ctty
+
+        ctty.take_foreground(self.plan.tty)
+        os.kill(os.getpid(), _signal.SIGSTOP)
+        if ctty.foreground(self.plan.tty) == os.getpgrp():  # fg; after bg the terminal is the shell's
+            ctty.take_foreground(self.plan.tty, self.run.main.pid)
+        self.run.signal_group(_signal.SIGCONT)
+
     # ---- what the keeper tells
 
     def _on_report(self) -> None:
@@ -285,8 +301,11 @@ class Supervisor:
         elif event == "exited":
             run.exit = ExitInfo.from_dict(message["exit"])
             self.record["last_exit"] = message["exit"]
+            self.record["ended_by"] = self.sentence[1] if self.sentence is not None else ""
             self.journal.event("exited", exit=message["exit"])
             self.feed("exited")
+        elif event == "paused":
+            self._pause_job()
         elif event == "gone":
             run.verdict = Verdict.from_dict(message["verdict"])
         elif event == "refused":
@@ -320,6 +339,7 @@ class Supervisor:
     def _refuse(self, error: SafeshError) -> None:
         """The target could not be started. Want of resources may pass, so it counts as a failed run."""
         self.refusal = error
+        self._close_watchers()
         passing = error.exit_code == ResourceError.exit_code and self.spec.restart != "no"
         if passing and self.state == "starting" and not self.restarts.exhausted(monotonic()):
             self.record["message"] = str(error)
@@ -334,12 +354,24 @@ class Supervisor:
         """The tree has been dealt with: what now?"""
         self._close_watchers()
         run.close()
+        self._take_terminal_back(run)
         self.verdict = verdict
         self.record["last_verdict"] = verdict.to_dict()
+        self.record["ended_by"] = self.sentence[1] if self.sentence is not None else ""
         self.record["cgroup"] = "" if verdict.ok else self.record["cgroup"]
         self.journal.event("ended", verdict=verdict.to_dict())
         self.restarts.ended(monotonic())
         self.feed(self._judge(run, verdict))
+
+    def _take_terminal_back(self, run: LiveRun) -> None:
+        """The target had the terminal: take it back, and take Ctrl-C there as its user's stop."""
+        if self.plan.tty < 0:
+            return
+        from safesh.core import ctty
+
+        ctty.take_foreground(self.plan.tty)
+        if run.exit is not None and run.exit.signal in ("SIGINT", "SIGQUIT"):
+            self.intent = self.intent or "stop"
 
     def _close_watchers(self) -> None:
         watchers, self.run_watchers = self.run_watchers, []
@@ -386,6 +418,7 @@ class Supervisor:
             self.restarts = policy.Restarts(self.spec.backoff, self.spec.start_limit)
             self.journal.set_target(self.spec)
             self.lock.describe(self.spec)
+            self.watchers += watchers.for_instance(self)
         if self.run is not None:
             self.record["restarts"] += 1
         self.due = self.record["next_start_at"] = None
@@ -394,8 +427,9 @@ class Supervisor:
         self.stop_policy = self.spec.stop
         self.restarts.started(monotonic())
         self.run = LiveRun(self.spec, self.journal, self.lock)
+        self.run_watchers = watchers.for_run(self, self.run)
         try:
-            self.run.start(self.plan.stdin, self.plan.echo, self._on_log_event)
+            self.run.start(self.plan.stdin, self.plan.echo, self._on_log_event, self.plan.tty)
         except SafeshError as error:
             self._refuse(error)
         except OSError as error:
