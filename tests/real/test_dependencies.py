@@ -134,3 +134,18 @@ def test_a_config_that_went_bad_or_away_is_told_by_status_and_stops_still_work(h
     with safe.started("t"):
         file.write_text('[targets.other]\ncommand = "sleep 60"\n')
         assert "no target t any more" in safe("status", "t").out
+
+
+def test_a_dependency_that_ends_for_good_is_told_to_its_dependents_and_a_restart_is_not(home: Home, safe: Safe) -> None:
+    home.write_config(THREE)
+    try:
+        safe("start", "api", "--detach").check()
+        safe("restart", "db", "--force").check()
+        assert "has ended" not in safe("status", "api").check().out
+        record = json.loads(home.state_file("db.json").read_text())
+        procs.send(record["supervisor"]["pid"], record["supervisor"]["start"], 15)
+        procs.wait_until(lambda: "db, which it depends on, has ended" in safe("status", "api").check().out)
+        events = home.state_file("events.jsonl").read_text()
+        assert "dependency_gone" in events
+    finally:
+        safe("stop", "--force").check()
