@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pty
 import select
@@ -120,6 +121,58 @@ def test_the_shared_descriptor_stays_blocking_and_is_never_waited_for(
             assert at.capture.wants_write
             at.feed(b"end\n")
             assert read_all(reader, b"end\n", at.capture.flush_echo) == data + b"end\n"
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_the_next_command_of_a_pipeline_gets_all_of_it(tmp_path: Path) -> None:
+    """It reads at its own pace, slower than the target writes, and it is much more than the backlog holds."""
+    reader, writer = os.pipe()
+    script = """if True:
+        import hashlib, os, time
+        total, length = hashlib.sha256(), 0
+        while chunk := os.read(0, 1 << 16):
+            total.update(chunk)
+            length += len(chunk)
+            if length % 5 == 0:
+                time.sleep(0.001)
+        print(length, total.hexdigest())
+    """
+    data = numbered(300_000)
+    try:
+        with (
+            rig(tmp_path / "t.log", LogPolicy(size=1 << 20, keep=0), writer) as at,
+            spawn(sys.executable, "-c", script, stdin=reader) as slow,
+        ):
+            (tmp_path / "data").write_bytes(data)
+            with spawn("cat", tmp_path / "data", stdout=at.sink):
+                at.run()
+            assert at.capture.drain(time.monotonic() + 10)
+            at.capture.close()
+            os.close(writer)
+            writer = -1
+            slow.wait()
+            slow.wait_output()
+            assert slow.out.split() == [str(len(data)), hashlib.sha256(data).hexdigest()]
+        assert whole(tmp_path / "t.log") == data
+    finally:
+        os.close(reader)
+        if writer >= 0:
+            os.close(writer)
+
+
+def test_a_reader_that_stopped_reading_does_not_hold_the_target_back_for_long(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    data = numbered(200_000)
+    try:
+        with rig(tmp_path / "t.log", PLAIN, writer) as at:
+            begun = time.monotonic()
+            at.feed(data)
+            assert (tmp_path / "t.log").read_bytes() == data
+            assert time.monotonic() - begun < 5
+            shown = read_all(reader, b"t.log]\n", at.capture.flush_echo)
+            assert b" bytes not shown; all of it is in " in shown
     finally:
         os.close(reader)
         os.close(writer)

@@ -11,7 +11,8 @@ from safesh.core.rotation import PACKED, UNFINISHED, scan_parts
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import Any, Callable, NoReturn
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 else:
     import _signal
 

@@ -25,7 +25,8 @@ from safesh.model import LogPolicy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
     from safesh.core.stamps import Stamper
     from safesh.core.terminal import Echo
@@ -100,7 +101,7 @@ class Capture:
         if not self._flood:
             self._buffer = None  # a quarter of a megabyte that an idle supervisor need not keep
         try:
-            while total < _BUDGET:
+            while total < _BUDGET and not (self._echo is not None and self._echo.holds_back()):
                 moved = self._move()
                 if not moved:
                     return False

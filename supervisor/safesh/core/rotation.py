@@ -15,7 +15,8 @@ from safesh.errors import StateError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
     from safesh.core.compression import Packer
     from safesh.model import LogPolicy

@@ -7,6 +7,7 @@ import select
 import stat
 
 from safesh import _platform
+from safesh.clock import monotonic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 
 _BACKLOG = 1 << 20
 _CHUNK = 1 << 16
+_FULL = _BACKLOG - (1 << 18)  # there may be no room for the next piece
+_PATIENCE = 0.25  # seconds in which a reader must have taken something to be waited for
+_WAIT = 5  # milliseconds that it is waited for at once
 _CAREFUL = 256  # n_tty and pipes call themselves writable with at least this much room
 
 
@@ -22,7 +26,8 @@ class Echo:
 
     The descriptor's open file description is shared with the shell that started us, so O_NONBLOCK
     would be seen there: a terminal or pipe is opened a second time instead. What it does not take
-    at once waits in a backlog of 1 MiB; beyond that it is dropped and counted in a note.
+    at once waits in a backlog of 1 MiB; beyond that it is dropped and counted in a note. Only a pipe's or socket's
+    reader that keeps reading is waited for, being the next command of a pipeline: see :meth:`holds_back`.
     """
 
     def __init__(self, fd: int, path: str) -> None:
@@ -31,6 +36,8 @@ class Echo:
         self._fd = -1
         self._socket: _socket.socket | None = None
         self._careful = False
+        self._patient = False
+        self._taken_at = monotonic()
         self._backlog = bytearray()
         self._dropped = 0
         self._mid_line = False
@@ -42,6 +49,7 @@ class Echo:
 
     def _open(self, fd: int) -> None:
         mode = os.fstat(fd).st_mode
+        self._patient = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         if stat.S_ISSOCK(mode):
             from _socket import socket
 
@@ -68,6 +76,21 @@ class Echo:
     @property
     def wants_write(self) -> bool:
         return not self.gone and bool(self._backlog)
+
+    def holds_back(self) -> bool:
+        """Whether to take nothing more from the target now, as in any pipeline whose next command is slower.
+
+        Waits 5 ms at most. Never for a terminal, and no longer for a reader that has stopped reading: then we drop.
+        """
+        if not self._patient or self.gone or self._dropped or len(self._backlog) <= _FULL:
+            return False
+        if monotonic() - self._taken_at > _PATIENCE:
+            return False
+        watch = select.poll()
+        watch.register(self._fd, select.POLLOUT)
+        watch.poll(_WAIT)
+        self.flush()
+        return len(self._backlog) > _FULL  # none once it is gone
 
     def show(self, data: bytes) -> None:
         """Write what can be written now, keep or drop the rest."""
@@ -115,6 +138,8 @@ class Echo:
             pass
         except OSError:
             self.close()
+        if sent:
+            self._taken_at = monotonic()
         if not self._backlog and sent:
             self._mid_line = data[sent - 1 : sent] != b"\n"
         return sent
