@@ -1,7 +1,7 @@
-"""A program that writes as fast as it may: ``writer.py block|line BYTES BELL [stay]``.
+"""A program that writes as fast as it may: ``writer.py KIND BYTES BELL [stay]``.
 
-Run by the benchmark. block: 64 KiB a write(2); line: one 100-byte line a write(2), as an unbuffered program
-does. When the last write has returned it writes the seconds it took to BELL. stay: then sleeps until it is ended.
+Run by the benchmark. KIND line: one 100-byte line a write(2), as an unbuffered program does; any other: 64 KiB a
+write(2). When the last write has returned it writes the seconds it took to BELL. stay: then sleeps until it is ended.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ class SafeshError(Exception):
     """A problem told in one line.
 
     message: what is wrong and what was expected; place: the file, key or process it concerns;
-    hint: the next command or edit. ``str()`` gives ``place: message`` without the hint.
+    hint: the next command or edit; log: what the process in question said last, line by line.
+    ``str()`` gives ``place: message`` alone.
     """
 
     exit_code = 1
@@ -20,6 +21,7 @@ class SafeshError(Exception):
         self.message = message
         self.place = place
         self.hint = hint
+        self.log: list[str] = []
 
     def __str__(self) -> str:
         return f"{self.place}: {self.message}" if self.place else self.message

@@ -22,10 +22,10 @@ CASES = sorted(path.name for path in DATA.iterdir() if path.is_dir())
 STAND_IN = """\
 #!{python}
 import json, os, signal, socket, sys
-print("CALLED " + json.dumps({{"argv": [sys.argv[0], *sys.argv[1:]], "cwd": os.getcwd(), "env": dict(os.environ)}}), flush=True)
+print("CALLED " + json.dumps({{"argv": sys.argv, "cwd": os.getcwd(), "env": dict(os.environ)}}), flush=True)
 if "--notify" in sys.argv:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
-        notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"])
+        notify.sendto(b"READY=1", os.environ["NOTIFY_SOCKET"].replace("@", chr(0), 1))
 signal.pause()
 """
 
@@ -43,7 +43,9 @@ class Case:
             path.chmod(0o755 if path.is_dir() else 0o644)
         self.describes: dict[str, dict[str, Any]] = self.data("describes.json")
         self.environ: dict[str, str] = self.data("environ.json")
-        self.source = next(path for path in sorted(folder.rglob("*"), key=lambda one: len(one.parts)) if is_source(path))
+        self.source = next(
+            path for path in sorted(folder.rglob("*"), key=lambda one: len(one.parts)) if is_source(path)
+        )
 
     def data(self, name: str) -> Any:
         file = DATA / self.name / name
@@ -52,9 +54,13 @@ class Case:
 
     def located(self, text: str) -> str:
         """``HERE`` and ``HOME`` in the data as they are in this test."""
-        return text.replace("HERE", str(self.folder)).replace("HOME/", os.environ["HOME"] + "/").replace(
-            '"HOME"', json.dumps(os.environ["HOME"])
-        ).replace("in HOME quotes", f"in {os.environ['HOME']} quotes").replace('"HOME;', f'"{os.environ["HOME"]};')
+        return (
+            text.replace("HERE", str(self.folder))
+            .replace("HOME/", os.environ["HOME"] + "/")
+            .replace('"HOME"', json.dumps(os.environ["HOME"]))
+            .replace("in HOME quotes", f"in {os.environ['HOME']} quotes")
+            .replace('"HOME;', f'"{os.environ["HOME"]};')
+        )
 
     def portable(self, text: str) -> str:
         """The other way round, for what is written into the data."""

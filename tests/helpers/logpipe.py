@@ -117,3 +117,13 @@ def whole(path: Path) -> bytes:
 def numbered(count: int, start: int = 0) -> bytes:
     """Lines that tell their number, of different lengths."""
     return b"".join(b"%08d %s\n" % (n, b"x" * (n * 7 % 61)) for n in range(start, start + count))
+
+
+def save_rest(pipe_fd: int, path: str) -> int:
+    """As the keeper of a vanished supervisor does: append what is left in the pipe; bytes that could not be written."""
+    capture = Capture(pipe_fd, path, LogPolicy(size=0, keep=0))
+    try:
+        capture.drain(time.monotonic() + 5)
+    finally:
+        capture.close()
+    return capture.lost_bytes

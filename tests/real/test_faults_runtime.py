@@ -850,3 +850,16 @@ def test_ctrl_c_asks_and_a_second_one_kills_at_once(home: Home, safe: Safe, time
         procs.send(pid, start, signal.SIGKILL)
         os.close(master)
     assert b"Traceback" not in seen
+
+
+def test_what_a_target_says_while_its_keeper_ends_it_is_in_the_log_however_much_it_is(home: Home, safe: Safe) -> None:
+    script = "trap 'head -c 3000000 /dev/zero; echo last words; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+    home.write_config(f'[targets.t]\ncommand = "{script}"\nshell = true\nstop = {{ grace = "20s" }}\n')
+    safe("start", "t", "--detach").check()
+    log = home.state_file("t.log")
+    procs.wait_until(lambda: b"up" in log.read_bytes())
+    record = json.loads(home.state_file("t.json").read_text())
+    procs.send(record["supervisor"]["pid"], record["supervisor"]["start"], signal.SIGKILL)
+    procs.wait_until(lambda: log.read_bytes().endswith(b"last words\n"), 15)
+    assert log.stat().st_size >= 3000000
+    procs.wait_until(lambda: not procs.alive(record["keeper"]["pid"], record["keeper"]["start"]), 10)

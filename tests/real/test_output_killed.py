@@ -16,9 +16,8 @@ import pytest
 
 from helpers.campaign import rounds
 from helpers.home import SUPERVISOR
-from helpers.logpipe import numbered, parts_of, whole
+from helpers.logpipe import numbered, parts_of, save_rest, whole
 from helpers.procs import Spawn, wait_until
-from safesh.core.output import drain_raw
 
 CAPTURE = """
 import select, sys
@@ -85,7 +84,7 @@ def test_a_target_that_is_not_flooding_loses_nothing(tmp_path: Path, rng: random
             os.close(sink)
             sink = -1
             keeping, source = source, -1
-            drain_raw(keeping, str(path), time.monotonic() + 5)
+            save_rest(keeping, str(path))
             assert whole(path) == data[: start + 5000], f"round {attempt}, killed at write {kill_at}"
         finally:
             for fd in (source, sink):
@@ -110,7 +109,7 @@ def test_a_flood_loses_no_more_than_was_on_its_way_and_doubles_nothing(tmp_path:
                 target.send(signal.SIGKILL)
                 target.wait()
             keeping, source = source, -1
-            drain_raw(keeping, str(path), time.monotonic() + 5)
+            save_rest(keeping, str(path))
         finally:
             for fd in (source, sink):
                 if fd >= 0:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.campaign import rounds
-from helpers.logpipe import PLAIN, numbered, parts_of, rig, whole
+from helpers.logpipe import PLAIN, numbered, parts_of, rig, save_rest, whole
 from helpers.procs import spawn
 from safesh import _platform
 from safesh.core import output, rotation
@@ -148,15 +148,8 @@ def test_the_keeper_appends_the_rest_to_the_file_that_has_the_name_now(tmp_path:
     source, sink = os.pipe()
     os.write(sink, b"left in the pipe\n")
     os.close(sink)
-    assert output.drain_raw(source, str(path), time.monotonic() + 5) == 0
+    assert save_rest(source, str(path)) == 0
     assert path.read_bytes() == b"before\nleft in the pipe\n"
-
-
-def test_the_keeper_counts_what_it_could_not_save(tmp_path: Path) -> None:
-    source, sink = os.pipe()
-    os.write(sink, b"x" * 1234)
-    assert output.drain_raw(source, str(tmp_path / "gone" / "t.log"), time.monotonic() + 5) == 1234
-    os.close(sink)
 
 
 # -- what others do to the file --------------------------------------------------------------------

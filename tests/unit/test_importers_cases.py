@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
+import signal
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,8 @@ pytest.importorskip("msgspec")
 
 from helpers import imports
 from helpers.imports import CASES, Case
-
-from safesh import config, importers
+from safesh import _schema, config, importers
+from safesh.clock import parse_duration
 from safesh.importers import toml_writer
 
 # Lines that ask for what safesh does anyway: without them the result is the same, and that is right.
@@ -24,15 +26,19 @@ ASKS_NOTHING = re.compile(
     r"""
     \[(supervisord|Unit|Service|Install|program:.*)\]$                        # headers: their lines count
     | process_name=%\(program_name\)s(\s|$) | numprocs=1(\s|$) | autostart=false | redirect_stderr=(true|yes)
-    | (stdout|stderr)_(events_enabled|syslog)=false | serverurl=AUTO | startsecs=[01](\s|$) | startretries=[03](\s|$)
-    | autorestart=unexpected | exitcodes=0(\s|$) | stopwaitsecs=10(\s|$) | stopasgroup=false | stopsignal=15 | killasgroup=true
+    | (stdout|stderr)_(events_enabled|syslog)=false | serverurl=AUTO | startsecs=[01](\s|$)
+    | startretries\s*=\s*[03](\s|$) | autorestart=unexpected | exitcodes=0(\s|$) | stopwaitsecs=10(\s|$)
+    | stopasgroup=false
+    | stopsignal=15 | killasgroup=true
     | directory=/nowhere | environment=$ | nodaemon=true$
-    | Type=(simple|exec)$ | PassEnvironment=TERM$ | NotifyAccess=all$
+    | RestartSec=100ms$ | TimeoutStopSec=1min\ 30s$ | Type=(simple|exec)$ | PassEnvironment=TERM$ | NotifyAccess=all$
     """,
     re.X,
 )
 # Lines that something else in the same file makes pointless, as the format itself has it.
-RESET = re.compile(r"ExecStart=/bin/sh -c 'echo one' .*|ExecStart=-/bin/false|ExecStart=:/usr/bin/env keeper .*end|ExecStart=")
+RESET = re.compile(
+    r"ExecStart=/bin/sh -c 'echo one' .*|ExecStart=-/bin/false|ExecStart=:/usr/bin/env keeper .*end|ExecStart="
+)
 
 
 @pytest.fixture
@@ -50,7 +56,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 def told(plan: importers.Plan) -> dict[str, Any]:
     """A plan as plain data."""
-    targets = {one.name: one.values for one in plan.targets}
+    targets = {one.name: {**one.values, "#": one.comments} for one in plan.targets}
     notes = [f"{one.file}:{one.line}: {one.reason}" for one in plan.notes]
     return {"defaults": plan.defaults, "targets": targets, "notes": notes}
 
@@ -89,12 +95,17 @@ def test_the_file_made_of_it_loads_and_says_every_note(case: Case) -> None:
 def test_every_line_of_it_counts_or_asks_for_nothing(case: Case) -> None:
     """The property behind "nothing is dropped in silence": take a line away, and the result is another one."""
     silent = []
-    for source in [case.source, *case.source.parent.rglob("*.conf"), *case.source.parent.rglob("*.ini")]:
+    for source in sorted({case.source, *case.folder.rglob("*.conf"), *case.folder.rglob("*.ini")}):
         text = source.read_text(encoding="utf-8")
-        before = without_places(told(read(case)))
+        plan = read(case)
+        noted = {note.line for note in plan.notes if note.file.endswith(source.name)}
+        before = without_places(told(plan))
         lines = text.split("\n")
+        whole = False
         for index, line in enumerate(lines):
-            if not line.strip() or line.strip().startswith(("#", ";")):
+            if line.startswith("["):
+                whole = index + 1 in noted  # the section's note is for all of its lines
+            if not line.strip() or line.strip().startswith(("#", ";")) or (whole and not line.startswith("[")):
                 continue
             source.write_text("\n".join([*lines[:index], *lines[index + 1 :]]), encoding="utf-8")
             try:
@@ -142,7 +153,7 @@ def test_commands_are_those_of_supervisor_itself_where_it_is_installed(
     case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = pytest.importorskip("supervisor.options")
-    import shlex
+    datatypes = pytest.importorskip("supervisor.datatypes")
 
     for name, value in case.environ.items():
         monkeypatch.setenv(name, value)
@@ -153,12 +164,23 @@ def test_commands_are_those_of_supervisor_itself_where_it_is_installed(
     text = re.sub(r"(?m)^(user|childlogdir|logfile|pidfile|stdout_logfile|stderr_logfile|directory)=.*", r"", text)
     case.source.write_text(text)
     (case.folder / "src").mkdir(exist_ok=True)
+    plan = {one.name: one.values for one in read(case).targets}
     theirs = options.ServerOptions()
     theirs.here = str(case.source.parent)
     theirs.configfile = str(case.source)
     section = theirs.read_config(str(case.source))
+    restart = {False: "no", datatypes.RestartUnconditionally: "always"}
+    compared = 0
     for group in section.process_group_configs:
         for process in group.process_configs:
-            wanted = case.describes[process.name]
-            assert shlex.split(process.command) == wanted["argv"] or wanted["argv"][0] in process.command
-            assert {**process.environment, **{k: v for k, v in wanted.get("env", {}).items()}} == process.environment
+            ours = plan[process.name]
+            compared += 1
+            assert ours.get("restart", "no") == restart.get(process.autorestart, "on-failure")
+            assert parse_duration(ours.get("stop.grace", "10s")) == process.stopwaitsecs
+            assert (ours.get("stop.scope") == "tree") == process.stopasgroup
+            signal_name = _schema.parse_signal(ours.get("stop.signal", "SIGTERM"), "")
+            assert signal_name == signal.Signals(process.stopsignal).name
+            if "shell" not in ours:
+                assert ours["command"] == shlex.split(process.command)
+                assert ours.get("env", {}) == process.environment
+    assert compared == len(plan)

@@ -21,8 +21,8 @@ class Info:
     """
 
     __slots__ = (
-        "command", "cpu_seconds", "memory_bytes", "pgid", "pid", "ppid", "sid", "start", "started_at", "state", "threads",
-        "uid", "waited_seconds"
+        "command", "cpu_seconds", "memory_bytes", "pgid", "pid", "ppid", "sid", "start", "started_at", "state",
+        "threads", "uid", "waited_seconds"
     )  # fmt: skip
 
     def __init__(

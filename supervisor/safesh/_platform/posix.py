@@ -32,9 +32,9 @@ else:
     import _signal
 
 __all__ = [
-    "HAS_SUBREAPER", "MAXRSS_UNIT", "Info", "SignalSource", "become_subreaper", "boot_id", "cmdline", "descendants", "environ",
-    "info", "is_subreaper", "oom_kills", "open_files", "open_handle", "plain_handle", "pss", "reopen", "scan", "set_name",
-    "set_pdeathsig", "start_time", "tee",
+    "HAS_SUBREAPER", "MAXRSS_UNIT", "Info", "SignalSource", "become_subreaper", "boot_id", "cmdline", "descendants",
+    "environ", "info", "is_subreaper", "oom_kills", "open_files", "open_handle", "plain_handle", "pss", "reopen",
+    "scan", "set_name", "set_pdeathsig", "start_time", "tee",
 ]  # fmt: skip
 
 HAS_SUBREAPER = False

@@ -110,9 +110,10 @@ _ROWS = (
     Verb(
         "init",
         "write a safe.toml: commented, or from a Procfile, supervisord.conf or systemd unit",
-        "Writes safe.toml into the working directory, and never over one that is there. Where there is a Procfile, a "
-        "supervisord.conf or exactly one *.service, what it describes is translated; every line that could not be is "
-        "told on stderr and stands in the file as a comment, with the reason. Else the file teaches every key.",
+        "Writes safe.toml into the working directory (--config FILE: there), never over one that is there. Where "
+        "there is a Procfile, a supervisord.conf or exactly one *.service, what it describes is translated; every "
+        "line that could not be is told on stderr and stands in the file as a comment, with the "
+        "reason. Else the file teaches every key.",
         target="",
         options=(
             Option("--from", "translate FILE, not what is found here", kind="text", metavar="FILE"),

@@ -260,11 +260,13 @@ def say(text: str) -> None:
 
 
 def problem(error: Any, stream: TextIO | None = None) -> str:
-    """A SafeshError as one line, and a second one with the next step."""
+    """A SafeshError as one line, then what its process said last, then the next step."""
     stream = stream or sys.stderr
     name = style("safesh:", "error", stream)
     place = f"{clean(error.place)}: " if error.place else ""
     text = f"{name} {place}{clean(error.message)}"
+    for line in getattr(error, "log", ()):
+        text += "\n  " + style(f"| {clean(line)}", "dim", stream)
     if error.hint:
         text += "\n  " + style(f"{glyph('→', '->', stream)} {clean(as_typed(error.hint))}", "hint", stream)
     return text

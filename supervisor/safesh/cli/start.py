@@ -62,7 +62,11 @@ def _start_one(spec: TargetSpec, specs: list[TargetSpec], args: dict[str, Any]) 
 
 def _tell(name: str, ready: dict[str, Any] | None) -> None:
     shown = render.style(name, "name")
-    print(f"{shown} runs (pid {ready['pid']}), log {ready['log']}" if ready is not None else f"{shown} runs already")
+    if ready is None:
+        print(f"{shown} runs already")
+    else:
+        word = "is ready" if "ready_after" in ready else "runs"
+        print(f"{shown} {word} (pid {ready['pid']}), log {ready['log']}")
 
 
 def _start_several(config: Config, names: list[str], args: dict[str, Any]) -> int:

@@ -154,6 +154,8 @@ def block(report: Report, cpu: Percents, width: int) -> str:
     message = record.get("message")
     if message and not report.other:
         fact("note", message)
+    if view.code == 0 and not report.other and (record.get("health") or record.get("notify")):
+        fact("health", *_health(record, report.at))
     shown = record.get("command") if view.code == 0 and not report.other else spec.command if spec else None
     if shown:
         fact("command", " ".join(shown))
@@ -166,7 +168,7 @@ def block(report: Report, cpu: Percents, width: int) -> str:
     if log:
         fact("log", log + _lost(record))
     if record.get("last_exit") and not report.other:
-        fact("last exit", _last_exit(record["last_exit"], report.at))
+        fact("last exit", _last_exit(record["last_exit"], report.at, record.get("ended_by") or ""))
     if view.tree and not report.other:
         lines.append(render.members(view.tree, tree=True, cpu=cpu, indent=2, width=width, now=report.at))
         lines.append(_total(view.tree, cpu, report.at, width))
@@ -265,15 +267,36 @@ def _uptime(report: Report) -> float:
     return max(0.0, report.at - started) if isinstance(started, (int, float)) else 0.0
 
 
-def _last_exit(info: dict[str, Any], at: float) -> str:
+def _last_exit(info: dict[str, Any], at: float, ended_by: str = "") -> str:
+    """ended_by: why the supervisor ended that run by itself; how its process took it comes second then."""
     code, signal = info.get("code", -1), info.get("signal") or ""
     text = str(info.get("cause") or (f"ended by {signal}" if signal else f"exit status {code}"))
     if info.get("core"):
         text += ", core dumped" if "core" not in text else ""
+    if ended_by and text != f"ended: {ended_by}":
+        text = f"ended: {ended_by} ({text})"
     when = info.get("at")
     if isinstance(when, (int, float)) and when > 0:
         text += f", {format_duration(at - when)} ago ({format_time(when)})"
     return text
+
+
+def _health(record: dict[str, Any], at: float) -> tuple[str, str]:
+    """(what its checks and it itself say, the style)."""
+    health, said = record.get("health") or {}, (record.get("notify") or {}).get("status", "")
+    parts = []
+    status = health.get("status", "")
+    if status:
+        parts.append(status)
+        if health.get("failures"):
+            parts.append(render.plural(health["failures"], "failure") + " in a row")
+        if health.get("message"):
+            parts.append(str(health["message"]))
+        if health.get("checked_at"):
+            parts.append(f"{format_duration(at - health['checked_at'])} ago")
+    if said:
+        parts.append(f'it says "{said}"')
+    return ", ".join(parts), {"healthy": "good", "unhealthy": "bad"}.get(status, "")
 
 
 def _lost(record: dict[str, Any]) -> str:
@@ -336,7 +359,9 @@ def _plain(report: Report, cpu: Percents) -> dict[str, Any]:
         "uptime_seconds": _uptime(report) if running and view.main_alive else None,
         "restarts": record.get("restarts"),
         "last_exit": record.get("last_exit"),
+        "ended_by": record.get("ended_by") or None,
         "message": record.get("message"),
+        "health": record.get("health"),
         "drift": report.drift,
         "config": _config(report) or None,
         "log": report.subject.paths.log(spec.name) if spec else record.get("log"),

@@ -14,9 +14,10 @@ from safesh import _platform, wire
 from safesh.clock import format_size, monotonic
 from safesh.core import fds, kill, reap
 from safesh.core.contain import Tree, make_group
+from safesh.core.output import Capture
 from safesh.core.spawn import spawn
 from safesh.errors import SafeshError
-from safesh.model import ExitInfo, StopPolicy, Verdict
+from safesh.model import ExitInfo, LogPolicy, StopPolicy, Verdict
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ else:
 BY_KERNEL = "(killed by the kernel)"  # ends the cause of an exit for a limit that a cgroup kept
 
 
+_DRAIN_SECONDS = 2.0
+
+
 class Run:
     """What a keeper needs to know about the run it is to hold."""
 
@@ -45,14 +49,15 @@ class Run:
         stdin: int,
         output: tuple[int, int],
         keep_open: list[int],
-        on_orphaned: Callable[[ExitInfo | None, Verdict, int], None],
+        on_orphaned: Callable[[ExitInfo | None, Verdict], None],
+        log: str = "",
         tty: int = -1,
     ) -> None:
         """output: both ends of the log's pipe; keep_open: the lock's descriptor and the like. tty: a terminal whose
         foreground group the target becomes, with our stdio; there is no log then, and output is (-1, -1).
 
-        on_orphaned(exit of the main process, verdict, log pipe) runs in the keeper after it has ended
-        the tree of a supervisor that vanished.
+        on_orphaned(exit of the main process, verdict) runs in the keeper after it has ended the tree of a
+        supervisor that vanished; log: where the target's output goes on until then.
         """
         self.spec = spec
         self.run_id = run_id
@@ -61,6 +66,7 @@ class Run:
         self.output = output
         self.keep_open = keep_open
         self.on_orphaned = on_orphaned
+        self.log = log
         self.tty = tty
 
 
@@ -173,6 +179,7 @@ class _Keeper:
         self.tree = Tree(run.run_id, os.getpid())
         self._partial = b""
         self.wake = -1
+        self.capture: Capture | None = None
         self.oom_before = _platform.oom_kills() or 0
 
     def hold(self) -> int:
@@ -189,8 +196,25 @@ class _Keeper:
         self._tell({"event": "gone", "verdict": verdict.to_dict()})
         self._read_orders()
         if self.orphaned:
-            self.run.on_orphaned(self.exit, verdict, self.run.output[0])
+            self._close_log()
+            self.run.on_orphaned(self.exit, verdict)
         return 0
+
+    def _take_over_log(self) -> None:
+        """The supervisor is gone: a target that says much while it stops must not block on a full pipe."""
+        if self.run.log and self.run.output[0] >= 0:
+            try:
+                # Without rotation: the file may have been rotated since the fork, so it is opened by its name.
+                self.capture = Capture(self.run.output[0], self.run.log, LogPolicy(size=0, keep=0))
+            except SafeshError:
+                os.close(self.run.output[0])  # a log that cannot be written: let the target's writes fail
+            self.run.output = (-1, -1)
+
+    def _close_log(self) -> None:
+        if self.capture is not None:
+            self.capture.drain(monotonic() + _DRAIN_SECONDS)
+            self.capture.close()
+            self.capture = None
 
     def _settle(self) -> None:
         """Away from the terminal, deaf to everything but children and the lifeline."""
@@ -280,6 +304,10 @@ class _Keeper:
         watch.register(self.wake, select.POLLIN)
         if not self.orphaned:
             watch.register(self.lifeline, select.POLLIN)
+        if self.orphaned:
+            self._take_over_log()
+        if self.capture is not None:
+            watch.register(self.capture.fileno(), select.POLLIN)
         blind = False
         for handle in handles:
             if handle.fileno() >= 0:
@@ -290,6 +318,8 @@ class _Keeper:
             watch.poll(0)
         else:
             watch.poll(None if deadline is None else kill.poll_milliseconds(deadline, blind))
+        if self.capture is not None and not self.capture.pump():
+            self._close_log()
         self._collect()
         self._read_orders()
 

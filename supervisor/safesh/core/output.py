@@ -318,36 +318,6 @@ class Capture:
         self._pipe = -1
 
 
-def drain_raw(pipe_fd: int, path: str, deadline: float) -> int:
-    """The keeper's: the supervisor was killed, so append what is left in the pipe to the log at ``path``.
-
-    Until the end of the pipe or the deadline (monotonic seconds), without rotation; closes ``pipe_fd``. Returns the
-    number of bytes that could not be written. By name, not by descriptor: the file may have been rotated
-    since the keeper began.
-    """
-    try:
-        capture = Capture(pipe_fd, path, LogPolicy(size=0, keep=0))
-    except StateError:
-        return _count_and_close(pipe_fd)
-    try:
-        capture.drain(deadline)
-    finally:
-        capture.close()
-    return capture.lost_bytes
-
-
-def _count_and_close(pipe_fd: int) -> int:
-    lost = 0
-    os.set_blocking(pipe_fd, False)
-    try:
-        while chunk := os.read(pipe_fd, _CALM):
-            lost += len(chunk)
-    except BlockingIOError:
-        pass
-    os.close(pipe_fd)
-    return lost
-
-
 def tail(path: str, lines: int) -> list[str]:
     """The last ``lines`` lines of a log, from its rotated parts too; [] when there is none."""
     from safesh.core.logtail import last_lines

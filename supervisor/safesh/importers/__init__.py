@@ -234,6 +234,7 @@ def read(path: str, folder: str) -> Plan:
             hint="name one of these with --from, or start from a commented file: safe.sh init --print",
         )
     plan.private = plan.private or private
+    plan.notes.sort(key=lambda note: (note.file != plan.source, note.file, note.line))
     return plan
 
 

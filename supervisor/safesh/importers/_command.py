@@ -46,8 +46,8 @@ def _line(one: Assignment, words: list[str], specifiers: Specifiers) -> Line:
     line.privileged = next((prefix for prefix in ("+", "!!", "!") if prefix in prefixes), "")
     arguments = words[1:]
     if "@" in prefixes and arguments:
-        line.problems.append(f"'@': the program is called by its own name, not {arguments[0]!r}")
-        del arguments[0]
+        called = specifiers.expand(arguments.pop(0))
+        line.problems.append(f"'@': the program is called by its own name, not {called!r}")
     if "|" in prefixes:
         line.problems.append("'|': it is not run by a login shell")
     line.words.append([("text", specifiers.expand(program))])

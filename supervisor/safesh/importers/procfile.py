@@ -81,7 +81,7 @@ def _target(found: Plan, name: str, command: str, port: int, origin: Origin) -> 
         target.comments.append("Heroku runs it once before each release; foreman and honcho start it with the rest.")
     env = {"PORT": str(port)}
     for variable in ("PS", "HONCHO_PROCESS_NAME"):  # foreman's and honcho's own, where it is asked for
-        if variable in command:
+        if re.search(rf"\$\{{?{variable}\b", command):
             env[variable] = f"{name}.1"
     words = _words(command)
     while words and (assignment := _ASSIGNMENT.fullmatch(words[0])):

@@ -63,7 +63,7 @@ def plan(text: str, path: str, folder: str) -> Plan:
             _copies(found, whole, name.strip(), groups.get(name.strip(), ""), names, daemon)
         elif kind in _ITS_OWN:
             found.note(section.origin, _ITS_OWN[kind])
-        elif kind not in ("supervisord", "include", "group", "DEFAULT"):
+        elif kind not in ("supervisord", "group", "DEFAULT"):
             found.note(section.origin, "supervisord has no such section")
     if shared is not None and not any(name.startswith("program:") for name in file.sections):
         found.note(shared.origin, "there is no program that it could be for")
@@ -72,7 +72,7 @@ def plan(text: str, path: str, folder: str) -> Plan:
 
 def _include(found: Plan, file: ini.File, home: str) -> None:
     """Read the files that ``[include]`` names; supervisord does so for the first file only."""
-    section = file.sections.get("include")
+    section = file.sections.pop("include", None)
     if section is None:
         return
     for name, option in section.options.items():
@@ -99,11 +99,9 @@ def _include(found: Plan, file: ini.File, home: str) -> None:
                 found.note(files.origin, f"{shown_path(path)} {error.message}")
                 continue
             found.private = found.private or private
-            own = ini.File()
-            ini.parse(text, shown_path(path), os.path.dirname(path), own)
-            if "include" in own.sections:
-                found.note(own.sections["include"].origin, "included files cannot include others")
             ini.parse(text, shown_path(path), os.path.dirname(path), file)
+            if nested := file.sections.pop("include", None):
+                found.note(nested.origin, "included files cannot include others")
 
 
 def _daemon(found: Plan, file: ini.File, names: Values, folder: str) -> Values:

@@ -94,11 +94,32 @@ def _check(value: Any) -> str:
     for key in ("lock_file", "pid_file"):
         if not isinstance(value.get(key, ""), str):
             return f"{key!r} is no path"
+    if problem := _check_watched(value):
+        return problem
+    if not isinstance(value.get("ended_by", ""), str):
+        return "'ended_by' is no text"
     if value["last_exit"] is not None and not _fits(value["last_exit"], ExitInfo):
         return "'last_exit' is no exit"
     verdict = value["last_verdict"]
     if verdict is not None and not (_fits(verdict, Verdict) and _is_verdict(verdict)):
         return "'last_verdict' is no verdict"
+    return ""
+
+
+def _check_watched(value: dict[str, Any]) -> str:
+    """The keys that a run has only where it was configured so."""
+    health = value.get("health", {"status": ""})
+    if not isinstance(health, dict) or not isinstance(health.get("status"), str):
+        return "'health' is no health"
+    for key, types in (("message", str), ("failures", int), ("since", (int, float)), ("checked_at", (int, float))):
+        if health.get(key) is not None and not isinstance(health[key], types):
+            return f"'health' has a {key} that is {type(health[key]).__name__}"
+    notify = value.get("notify", {})
+    if not isinstance(notify, dict) or not isinstance(notify.get("status", ""), str):
+        return "'notify' is no notification"
+    offset = value.get("log_offset", 0)
+    if type(offset) is not int or not 0 <= offset < _TOO_LARGE:
+        return "'log_offset' is no offset"
     return ""
 
 

@@ -36,7 +36,7 @@ def send() -> int:
     service = message["url"].partition(":")[0]
     sender = apprise.Apprise()
     if not sender.add(message["url"]):
-        say(f"apprise knows no such service or its URL is not complete ({service[:20]}://...); see its list of services")
+        say(f"apprise does not know this service, or its URL lacks something ({service[:20]}://...)")
         return _BAD_URL
     if not sender.notify(title=message["title"], body=message["body"], notify_type=message["type"]):
         say(f"apprise could not deliver it to {service[:20]}://...; try by hand: apprise -vv -b test URL")

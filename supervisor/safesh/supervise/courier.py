@@ -1,7 +1,8 @@
 """A courier: brings one recipient's letters, tries again, and is gone by its deadline.
 
-Executed as a file by ``hooks.send_courier`` in a session of its own, its order on standard input. It is the subreaper
-of the hooks it runs, so that nothing they started outlives them; and it needs no supervisor, which may end meanwhile.
+Executed as a file by ``recipients.send_courier`` in a session of its own, its order on standard input. It is the
+subreaper of the hooks it runs, so that nothing they started outlives them; and it needs no supervisor, which may end
+meanwhile.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from safesh.core.spawn import spawn
 from safesh.errors import ResourceError, SafeshError
 from safesh.model import StopPolicy
 from safesh.supervise.events import EventLog
+from safesh.supervise.letters import pause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ DELIVERED, FAILED, NOT_THERE = 0, 1, 3  # exit statuses
 _USELESS = (69, 78)
 _SENDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "apprise_send.py")
 _CHUNK = 1 << 16
+_KEPT = 4096
 _LAST_LINE = 300
 _TYPES = {"failed": "failure", "unhealthy": "warning", "limit": "warning", "strays": "warning", "restarted": "warning",
           "ready": "success", "recovered": "success"}  # fmt: skip
@@ -129,7 +132,7 @@ class Attempt:
             if not chunk:
                 os.close(self._output)
                 self._output = -1
-            self.said = (self.said + chunk)[-2 * _CHUNK :]
+            self.said = (self.said + chunk)[-_KEPT:]
 
     def _collect(self) -> bool:
         """Reap; whether nobody is left."""
@@ -160,8 +163,7 @@ class Attempt:
 
     @property
     def last_line(self) -> str:
-        lines = self.said.decode("utf-8", "replace").split()  # blanks are told as one, and no line is empty
-        text = self.said.decode("utf-8", "replace").strip().rpartition("\n")[2] if lines else ""
+        text = self.said.decode("utf-8", "replace").strip().rpartition("\n")[2]
         return "".join(letter if letter.isprintable() else " " for letter in text)[-_LAST_LINE:].strip()
 
     def close(self) -> None:
@@ -172,7 +174,7 @@ class Attempt:
 
 
 class Courier:
-    """The order: see ``hooks.Recipient.order``."""
+    """The order: see ``recipients.Recipient.order``."""
 
     def __init__(self, order: dict[str, Any], signals: Any) -> None:
         self.order = order
@@ -198,12 +200,12 @@ class Courier:
             try:
                 self._try(letter, end)
             except Failure as failure:
-                pause = min(60.0, 2.0 ** (attempts - 1))
-                if attempts > retries or failure.useless or monotonic() + pause >= end:
+                rest = pause(attempts)
+                if attempts > retries or failure.useless or monotonic() + rest >= end:
                     if not (failure.gone and self.order["quiet"]):
                         self._report(letter, failure.reason, attempts)
                     return NOT_THERE if failure.gone else FAILED
-                time.sleep(pause)
+                time.sleep(rest)
             else:
                 return DELIVERED
 
@@ -241,7 +243,7 @@ class Courier:
         # A hook is not of the run, and who carries the run's marks is taken for a stray of it.
         for name in (RUN_ID, INSTANCE):
             env.pop(name, None)
-        env |= {
+        facts = {
             "SAFESH_EVENT": letter["event"],
             "SAFESH_MESSAGE": letter["message"],
             "SAFESH_TARGET": letter["target"],
@@ -250,8 +252,7 @@ class Courier:
             "SAFESH_EVENT_RUN_ID": letter["run_id"],
             "SAFESH_EVENT_AT": str(letter["at"]),
         }
-        env = {name: value.encode("utf-8", "replace").decode().replace("\0", "?") if name.startswith("SAFESH_") else value
-               for name, value in env.items()}  # fmt: skip
+        env |= {name: value.encode("utf-8", "replace").decode().replace("\0", "?") for name, value in facts.items()}
         return self.order["command"], self.order["cwd"], env, wire.dumps(letter).encode() + b"\n"
 
     def _report(self, letter: Letter, reason: str, attempts: int) -> None:

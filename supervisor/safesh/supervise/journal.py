@@ -12,6 +12,7 @@ from safesh.supervise.events import EventLog
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from safesh.model import TargetSpec
@@ -23,7 +24,8 @@ class Journal:
 
     def __init__(self, spec: TargetSpec, paths: InstancePaths, mode: str) -> None:
         self.paths = paths
-        self._events = EventLog(paths.events, spec.instance)
+        self.log = EventLog(paths.events, spec.instance)
+        self.listeners: list[Callable[[str, dict[str, Any]], None]] = []  # told of every event, once it is written
         now = wall()
         self.record: dict[str, Any] = {
             "project": spec.project,
@@ -69,6 +71,8 @@ class Journal:
         except SafeshError as error:
             self.event("record_failed", message=str(error))
 
-    def event(self, name: str, **details: Any) -> None:
+    def event(self, name: str, /, **details: Any) -> None:
         """One line in events.jsonl, about the run under way."""
-        self._events.write(name, self.record["target"], self.record["run_id"], **details)
+        self.log.write(name, self.record["target"], self.record["run_id"], **details)
+        for listener in self.listeners:
+            listener(name, details)

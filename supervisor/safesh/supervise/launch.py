@@ -10,6 +10,7 @@ import fcntl
 import os
 import select
 import sys
+import time
 
 from safesh import _platform, wire
 from safesh.clock import format_duration, monotonic, wall
@@ -76,8 +77,9 @@ def run_detached(spec: TargetSpec, specs: Iterable[TargetSpec], timeout: float |
 class Pending:
     """A detached start under way. reading: readable once there is an answer."""
 
-    def __init__(self, name: str, reading: int) -> None:
+    def __init__(self, name: str, instance: str, reading: int) -> None:
         self.name = name
+        self.instance = instance
         self.reading = reading
 
     def answer(self, timeout: float | None) -> dict[str, Any]:
@@ -85,11 +87,39 @@ class Pending:
         answer = _read_answer(self.reading, self.name, timeout)
         if "ready" in answer:
             ready: dict[str, Any] = answer["ready"]
+            if "ready_after" in ready:
+                _check_still_there(InstancePaths(os.path.dirname(ready["log"]), self.instance), self.name, ready)
             return ready
         failed = answer["failed"]
         refusal = SafeshError(failed["message"], place=failed["place"], hint=failed["hint"])
         refusal.exit_code = failed["code"]
+        refusal.log = failed.get("log", [])
         raise refusal
+
+
+def _check_still_there(paths: InstancePaths, name: str, ready: dict[str, Any]) -> None:
+    """A target may end between its word that it serves and ours; then ours would be wrong."""
+    info = _platform.info(ready["pid"])
+    if info is not None and not info.dead:
+        return
+    last = None
+    deadline = monotonic() + PATIENCE
+    while monotonic() < deadline:
+        last, _problem = records.read_record(paths)
+        if last is None or last["run_id"] != ready["run_id"] or last["state"] not in ("starting", "running", "unhealthy"):
+            break
+        time.sleep(0.02)  # its keeper is about to say how it ended
+    end = (last or {}).get("last_exit") or {}
+    error = SafeshError(
+        f"was ready, and has ended since: {end.get('cause') or 'nobody says how'}",
+        place=name,
+        hint=f"safe.sh status {name}, or safe.sh logs {name}",
+    )
+    if last is not None:
+        from safesh.supervise.lastwords import last_words
+
+        error.log = last_words(ready["log"], last.get("log_offset", 0), 5)
+    raise error
 
 
 def begin_detached(spec: TargetSpec, specs: Iterable[TargetSpec]) -> Pending:
@@ -104,7 +134,7 @@ def begin_detached(spec: TargetSpec, specs: Iterable[TargetSpec]) -> Pending:
     if pid == 0:
         _detach(spec, specs, reading, writing)
     os.close(writing)
-    return Pending(spec.name, reading)
+    return Pending(spec.name, spec.instance, reading)
 
 
 def _read_answer(reading: int, name: str, timeout: float | None) -> dict[str, Any]:
@@ -205,7 +235,7 @@ def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec]) -> tuple[locks.Lock,
                 f" without a supervisor: {_name_them(found)}"
             )
             if spec.notify:
-                from safesh.supervise.hooks import tell_strays
+                from safesh.supervise.stray_news import tell_strays
 
                 tell_strays(spec, paths, last["run_id"] if last is not None else "", message)
             raise AlreadyRunning(

@@ -89,12 +89,22 @@ class Command(Attempt):
         if not self._killed:
             self._end_rest()
         said = self._last_line()
-        self.finish(end.ok, said or (f"{self._name} {end.cause}" if end.cause else ""))
+        if end.ok:
+            self.finish(True, said or f"{self._name} exited 0")
+        else:
+            self.finish(False, f"{said} ({end.cause})" if said else f"{self._name} {end.cause}")
         return True
 
     def _last_line(self) -> str:
         lines = self._output.decode("utf-8", "replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
+
+    def ended(self) -> None:
+        """For a caller who is no subreaper: what the command left is not its child. The zombie keeps the number."""
+        try:
+            os.killpg(self._pid, _signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass
 
     def _end_rest(self) -> None:
         """What the command left in its process group is nobody's: it would pile up, check by check."""

@@ -83,6 +83,9 @@ class Attempt:
     def reaped(self, _pid: int, _status: int) -> bool:
         return False
 
+    def ended(self) -> None:
+        """A child has ended and is about to be collected."""
+
     def waits_for(self) -> str:
         """What has not happened yet, for the message of a timeout."""
         return "no answer"
@@ -116,9 +119,10 @@ class Check:
         """fd -> (poll's event mask, what to call then)."""
         if self._attempt is None or self._closed:
             return {}
-        return {
-            fd: (mask, lambda call=call: self._guard(call)) for fd, (mask, call) in self._attempt.readers().items()
-        }
+        return {fd: (mask, self._guarded(call)) for fd, (mask, call) in self._attempt.readers().items()}
+
+    def _guarded(self, call: Callable[[], None]) -> Callable[[], None]:
+        return lambda: self._guard(call)
 
     def tick(self) -> None:
         """Call at ``due``: a check without a result has failed then."""
@@ -129,6 +133,11 @@ class Check:
     def children(self) -> list[int]:
         """Pids that are to be collected and told to :meth:`reaped`."""
         return self._attempt.children() if self._attempt is not None else []
+
+    def ended(self) -> None:
+        """A child has ended and has not been collected yet. Only callers that are no subreaper need to say so."""
+        if self._attempt is not None:
+            self._guard(self._attempt.ended)
 
     def reaped(self, pid: int, status: int) -> bool:
         """A child was collected with this wait status; True when it was this check's."""
@@ -190,9 +199,9 @@ def _turn(check: Check, until: float) -> None:
         if fd in readers:
             readers[fd][1]()
     for pid in check.children():
-        found, status = os.waitpid(pid, os.WNOHANG)
-        if found:
-            check.reaped(found, status)
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            check.ended()
+            check.reaped(*os.waitpid(pid, 0))
     check.tick()
 
 

@@ -11,7 +11,7 @@ from safesh.core import kill, reap, signals
 from safesh.core.contain import INSTANCE, RUN_ID, Tree, group_path, open_group
 from safesh.core.environment import inherited
 from safesh.core.keeper import KeeperLink, Run, start_keeper
-from safesh.core.output import Capture, drain_raw
+from safesh.core.output import Capture
 from safesh.errors import SafeshError
 from safesh.instance import strays
 from safesh.model import ExitInfo, StopPolicy, Verdict
@@ -36,6 +36,13 @@ def new_run_id() -> str:
     return time.strftime("%Y%m%dT%H%M%S-", time.gmtime(wall())) + os.urandom(4).hex()
 
 
+def _size(path: str) -> int:
+    try:
+        return os.lstat(path).st_size
+    except OSError:
+        return 0
+
+
 class LiveRun:
     """From the fork of a keeper to the verdict on its tree.
 
@@ -54,6 +61,7 @@ class LiveRun:
         self.verdict: Verdict | None = None
         self.refusal: SafeshError | None = None
         self.trouble = ""  # what befell its keeper, in words
+        self.extra_env: dict[str, str] = {}  # what watchers tell the target
         self._early: list[int] = []
 
     def start(self, stdin: int, echo: int, on_log_event: Callable[[str, dict[str, Any]], None], tty: int = -1) -> None:
@@ -65,6 +73,7 @@ class LiveRun:
         record = self.journal.record
         log = record["log"]
         record |= {"run_id": self.run_id, "started_at": wall(), "cgroup": "", "main": None}
+        record["log_offset"] = _size(log)  # where this run's output begins
         self.journal.save()  # before anything exists that a later command would have to find by it
         read, write = os.pipe() if tty < 0 else (-1, -1)
         nothing = -1
@@ -78,13 +87,8 @@ class LiveRun:
             if stdin < 0 and tty < 0:
                 stdin = nothing = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
-            def on_orphaned(end: ExitInfo | None, verdict: Verdict, output: int) -> None:
-                if output >= 0:
-                    drain_raw(output, log, monotonic() + _DRAIN_SECONDS)
-                self._bury(end, verdict)
-
-            env, keep_open = self._environment(), [self.lock.fd, *([tty] if tty >= 0 else [])]
-            run = Run(self.spec, self.run_id, env, stdin, (read, write), keep_open, on_orphaned, tty)
+            env, keep_open = self.environment(), [self.lock.fd, *([tty] if tty >= 0 else [])]
+            run = Run(self.spec, self.run_id, env, stdin, (read, write), keep_open, self._bury, log, tty)
             self.keeper = start_keeper(run)
         except BaseException:
             if write >= 0:
@@ -102,9 +106,11 @@ class LiveRun:
             "boot": _platform.boot_id(),
         }
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """The whole environment of the target."""
         record = self.journal.record
         env = inherited() | self.spec.env
+        env |= self.extra_env
         env |= {RUN_ID: self.run_id, "SAFESH_TARGET": self.spec.name}
         env[INSTANCE] = strays.mark(self.journal.paths.folder, record["instance"])
         return env

@@ -200,6 +200,8 @@ class Supervisor:
     def _on_output(self) -> None:
         if self.run is not None and self.run.capture is not None and not self.run.capture.pump():
             self.run.close_log()
+        for watcher in self.run_watchers:
+            watcher.on_output()
 
     def _on_signals(self) -> None:
         for number in self.signals.read():
@@ -398,9 +400,9 @@ class Supervisor:
             limit = self.spec.start_limit
             self.record["message"] = f"start limit reached: {limit.count} starts in {format_duration(limit.window)}"
             return "over_fail"
-        if run.exit is not None and run.exit.ok:
+        if run.exit is not None and run.exit.ok and not why:
             return "over_finish"
-        if run.exit is not None and not run.trouble:
+        if run.exit is not None and not run.trouble and not why:
             self.record["message"] = run.exit.cause
         return "over_fail"
 
@@ -427,8 +429,8 @@ class Supervisor:
         self.stop_policy = self.spec.stop
         self.restarts.started(monotonic())
         self.run = LiveRun(self.spec, self.journal, self.lock)
-        self.run_watchers = watchers.for_run(self, self.run)
         try:
+            self.run_watchers = watchers.for_run(self, self.run)
             self.run.start(self.plan.stdin, self.plan.echo, self._on_log_event, self.plan.tty)
         except SafeshError as error:
             self._refuse(error)
@@ -447,14 +449,23 @@ class Supervisor:
         self.journal.save()
 
     def _do_watch(self, _event: Event) -> None:
-        self.feed("ready")  # without a readiness probe, a program that has been executed serves
+        if not self.spec.ready.kind:
+            self.feed("ready")  # without a readiness probe, a program that has been executed serves
+            return
+        self.record["message"] = "not ready yet"
+        self.say(f"{self.spec.name} starts (pid {self.record['main']['pid']}), log {self.record['log']}")
 
     def _do_announce(self, _event: Event) -> None:
         pid = self.record["main"]["pid"]
         self.record["message"] = ""
-        self.say(f"{self.spec.name} runs (pid {pid}), log {self.record['log']}")
+        ready = {"pid": pid, "run_id": self.record["run_id"], "log": self.record["log"]}
+        if self.spec.ready.kind:
+            ready["ready_after"] = round(max(0.0, wall() - self.record["started_at"]), 3)
+            self.say(f"{self.spec.name} is ready (pid {pid})")
+        else:
+            self.say(f"{self.spec.name} runs (pid {pid}), log {self.record['log']}")
         self.journal.save()  # who hears that it runs may look at once
-        self._notify({"ready": {"pid": pid, "run_id": self.record["run_id"], "log": self.record["log"]}})
+        self._notify({"ready": ready})
         if self.desk is not None:
             self.desk.answer("restart", {"restarted": True, "pid": pid, "run_id": self.record["run_id"]})
             self.desk.answer("ready", {"ready": True, "state": self.state})
@@ -467,8 +478,16 @@ class Supervisor:
             self.plan.notify = -1
 
     def _notify_failure(self, code: int, message: str, hint: str = "", place: str = "") -> None:
-        place = place or self.spec.name
-        self._notify({"failed": {"code": code, "message": message, "place": place, "hint": hint}})
+        if self.plan.notify < 0:
+            return
+        failed = {"code": code, "message": message, "place": place or self.spec.name, "hint": hint}
+        if self.run is not None and self.record["last_exit"] is not None:
+            from safesh.supervise.lastwords import last_words
+
+            if not self.record["message"].startswith("stopped by") and self.sentence is None:
+                failed["message"] = f"{message} before it was ready"
+            failed["log"] = last_words(self.record["log"], self.record["log_offset"], 5)
+        self._notify({"failed": failed})
 
     def _do_give_up(self, _event: Event) -> None:
         error = self.refusal or SafeshError("was not started")
@@ -518,6 +537,11 @@ class Supervisor:
         cause = self.record["message"]
         if self.sentence is None and self.run is not None and self.run.exit is not None:
             cause = self.run.exit.cause
+        end = self.run.exit if self.run is not None else None
+        if self.record["last_exit"] is not None:
+            # Who waits for it to be ready has waited for this run.
+            hint = f"it starts again in {format_duration(delay)}; look: safe.sh status {self.spec.name}"
+            self._notify_failure(1 if self.sentence or end is None else reap.shell_status(end) or 1, cause, hint)
         self.record["message"] = f"{cause}; starts again in {format_duration(delay)}"
         self.journal.event("restarting", delay=round(delay, 3))
         self.say(f"{self.spec.name}: {self.record['message']}")
@@ -530,7 +554,10 @@ class Supervisor:
         if self.verdict is not None and not self.verdict.ok:
             self.code = self.code or 1
         self.journal.event("failed" if failed else "stopped", message=self.record["message"])
-        self._notify_failure(self.code or 1, self.record["message"] or "ended before it ran")
+        if failed and self.sentence is not None:
+            self.code = self.code or 1  # it was ended for a fault, however politely it went
+        cause = self.record["message"] or (end.cause if end is not None else "ended")
+        self._notify_failure(1 if self.sentence else self.code or 1, cause)
         verdict = self.verdict or Verdict()
         for line in verdict.killed:
             self.say(f"killed pid {line.pid}: {line.command}")

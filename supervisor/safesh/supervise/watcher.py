@@ -33,5 +33,11 @@ class Watcher:
     def on_event(self, event: str) -> None:
         """The supervisor's state machine was fed this event."""
 
+    def on_output(self) -> None:
+        """The run has written something, which stands in the log now."""
+
     def close(self) -> None:
         """Let go of descriptors and end children; called once."""
+
+    def leave(self) -> None:
+        """After ``close``, the instance's: the lock is free and everybody has an answer. Never slow."""
