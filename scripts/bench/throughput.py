@@ -22,8 +22,8 @@ _SLOW = 16 << 20  # bytes for a line-by-line logger: speed is what is compared
 def logs(stage: Stage, peers: Peers, rounds: int, size: int) -> tuple[Section, ...]:
     """The same program, the same bytes, into a pipe to cat, into our log, into supervisord's.
 
-    Of more than the page cache takes without a word, the kernel makes every writer wait for the disk; of less, only
-    copying counts. So there is a flood and a burst.
+    A file that grows needs fresh memory, a rotated log is given back its own, at the price of freeing it. Which of the
+    two costs more depends on how much is written, so there is a flood and a burst.
     """
     found = [_one(stage, peers, rounds, "flood", size, "64 KiB a write")] if size > _BURST else []
     found.append(_one(stage, peers, rounds, "burst", _BURST, "64 KiB a write"))

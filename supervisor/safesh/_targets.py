@@ -170,8 +170,8 @@ def check_dependencies(targets: dict[str, model.TargetSpec], source: str) -> Non
         path = [first]
         branches = [iter(targets[first].depends_on)]
         while branches:
-            name = next(branches[-1], None)
-            if name is None:
+            name = next(branches[-1], "")
+            if not name:
                 branches.pop()
                 done.add(path.pop())
             elif name in path:

@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 @pytest.fixture
-def program(home: Home, write_config: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def program(home: Home, write_config: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     """``safe.sh`` and ``safesh`` on PATH and as ./bin/safe.sh, in a project with three targets."""
     write_config(TARGETS)
     folder = home.project / "bin"
@@ -41,7 +41,7 @@ def program(home: Home, write_config: Callable[[str], Any], monkeypatch: pytest.
         file.write_text(f'#!/bin/sh\nexec {shlex.join(CLI)} "$@"\n')
         file.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-    yield folder / "safe.sh"
+    return folder / "safe.sh"
 
 
 @pytest.fixture
@@ -125,9 +125,7 @@ def test_bash_every_command_and_option_of_the_table(script: Callable[[str], Path
             assert sorted(bash_replies(file, ["safe.sh", verb.name, "--"])) == sorted([*long, "--help"])
 
 
-def test_bash_words_cut_at_equal_signs_and_colons_are_put_together(
-    script: Callable[[str], Path], home: Home
-) -> None:
+def test_bash_words_cut_at_equal_signs_and_colons_are_put_together(script: Callable[[str], Path], home: Home) -> None:
     file = script("bash")
     other = home.path / "other.toml"
     other.write_text('[targets.elsewhere]\ncommand = ["true"]\n')
@@ -174,10 +172,9 @@ def test_without_a_safe_toml_what_has_run_is_offered(
     script: Callable[[str], Path], home: Home, safe: Safe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = script("bash")
-    with safe.started("headless"):
-        with monkeypatch.context() as elsewhere:
-            elsewhere.chdir(home.path)
-            assert bash_replies(file, ["safe.sh", "stop", ""]) == ["robot", "headless"]
+    with safe.started("headless"), monkeypatch.context() as elsewhere:
+        elsewhere.chdir(home.path)
+        assert bash_replies(file, ["safe.sh", "stop", ""]) == ["robot", "headless"]
 
 
 @pytest.mark.parametrize("text", ["[targets", "[targets.a]\ncommand = 5\n", "\0"])
@@ -242,7 +239,7 @@ def test_a_real_tab_completes_commands_options_targets_and_values(
         assert terminal.tab("safe.sh exec --on-exit lea") == ["safe.sh", "exec", "--on-exit", "leave"]
         assert terminal.tab("safe.sh exec --session=pg") == ["safe.sh", "exec", "--session=pgrp"]
         assert terminal.tab("safe.sh --config safe.to") == ["safe.sh", "--config", "safe.toml"]
-        assert terminal.tab("safe.sh start x -- cat safe.to") == "safe.sh start x -- cat safe.toml".split()
+        assert terminal.tab("safe.sh start x -- cat safe.to")[-2:] == ["cat", "safe.toml"]
     finally:
         terminal.close()
 
@@ -328,7 +325,7 @@ def test_an_odd_question_is_answered_with_exit_0_and_silence(safe: Safe, words: 
 
 def test_a_target_with_odd_letters_arrives_quoted(script: Callable[[str], Path], home: Home) -> None:
     file = script("bash")
-    home.write_config("[targets.\"it's$x\"]\ncommand = [\"true\"]\n")
+    home.write_config('[targets."it\'s$x"]\ncommand = ["true"]\n')
     assert bash_replies(file, ["safe.sh", "start", "it"]) == ["it\\'s\\$x"]
 
 

@@ -1,4 +1,4 @@
-"""What ``export`` prints is what systemd and cron read: checked with systemd's own parser, and by running cron's lines."""
+"""What ``export`` prints is what systemd and cron read: checked by systemd's own parser, and by running the lines."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ NAMES = {
     "blanks": "my  project",
     "percent": "100%h\\%n%",
     "dollars": "a$HOME ${PATH}",
-    "quotes": "it's \"so\"",
+    "quotes": 'it\'s "so"',
     "backslashes": "a\\b\\",
     "specials": "-x; y & (z) #w|*",
     "letters": "größe→x",
@@ -87,7 +87,7 @@ def settings(unit: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def verify(home: Home) -> Iterator[Callable[..., str]]:
+def verify(home: Home) -> Callable[..., str]:
     """``verify(unit)``: what systemd-analyze has to say about it, nothing where all is well."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not installed")
@@ -106,7 +106,7 @@ def verify(home: Home) -> Iterator[Callable[..., str]]:
             pytest.skip(f"systemd-analyze does not work here: {done.stderr.strip()}")
         return "\n".join(said)
 
-    yield check
+    return check
 
 
 @pytest.mark.parametrize("user", [False, True], ids=["system", "user"])
@@ -210,7 +210,8 @@ def test_a_target_with_readiness_is_a_unit_that_waits_for_it_and_systemd_is_told
 ) -> None:
     assert "TimeoutStartSec" not in settings(plain("export", "systemd", "sleeper"))
     plain.config.write_text(
-        '[targets.sleeper]\nshell = true\nstop.grace = "2s"\nready = { command = ["test", "-e", "up"], interval = "0.1s" }\n'
+        '[targets.sleeper]\nshell = true\nstop.grace = "2s"\n'
+        'ready = { command = ["test", "-e", "up"], interval = "0.1s" }\n'
         'command = "echo got=$NOTIFY_SOCKET; read line; touch up; exec sleep 600"\n'
     )
     unit = plain("export", "systemd", "sleeper")

@@ -30,7 +30,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("_platform",),
     ("core",),
     ("instance", "metrics"),
-    ("supervise", "process"),
+    ("supervise", "process", "diagnose"),
     ("plan", "mission"),
     ("cli", "dashboard"),
     ("__main__",),

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import procs
 from helpers.home import SUPERVISOR
 from safesh._platform import Info, linux
 from safesh._platform.cgroup import Group
@@ -407,3 +408,23 @@ print(sorted({"safesh.supervise.limits", "safesh.core.usage", "safesh.core.ceili
     command = [sys.executable, "-E", "-s", "-S", "-c", code, str(SUPERVISOR)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+@pytest.mark.parametrize("way", ["children files", "cgroup", "all processes"])
+def test_every_way_to_the_members_finds_the_same_ones(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with procs.spawn("sh", "-c", "sleep 60 & (sleep 60; :) & echo ready; wait") as child:
+        child.wait_line("ready")
+        procs.wait_until(lambda: len(procs.tree_of(child.pid)) == 4)
+        below = sorted(one.pid for one in procs.tree_of(child.pid))[1:]
+        if way != "children files":
+            monkeypatch.setattr(usage._platform, "descendants", lambda _pid: None)
+        elif usage._platform.descendants(child.pid) is None:
+            pytest.skip("not to be had here: the kernel lists no children (CONFIG_PROC_CHILDREN)")
+        # The group has lost one: root has moved it elsewhere.
+        group: Any = SimpleNamespace(pids=lambda: below[:-1]) if way == "cgroup" else None
+        census = usage.Census(child.pid, (below[0], procs.start_of(below[0])), group)
+        try:
+            for _ in range(3):
+                assert sorted(one.pid for one in census.look()) == below
+        finally:
+            census.close()

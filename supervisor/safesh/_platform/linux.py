@@ -14,7 +14,7 @@ from safesh._platform.base import PlainHandle
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import Iterable
+    from typing import Any, Iterable
 else:
     import _signal
 
@@ -178,16 +178,27 @@ def environ(pid: int) -> dict[str, str] | None:
     return {key: value for key, equals, value in pairs if equals}
 
 
-def _prctl(option: int, argument: int) -> int:
-    """prctl(2) with one argument; -1 on failure.
+def _call(name: str, *arguments: Any) -> int:
+    """One call of a C function that takes and returns ints (bytes go as pointers).
 
     ``_ctypes`` alone: the package around it would cost each long-lived process 5 ms and 600 KiB.
     """
-    try:
-        from _ctypes import call_function, dlopen, dlsym  # type: ignore[import-not-found]
+    from _ctypes import call_function, dlopen, dlsym
 
-        address = dlsym(dlopen(None, 0), "prctl")
-        result: int = call_function(address, (option, argument, 0, 0, 0))
+    if name not in _symbols:
+        program: Any = None  # dlopen(3): NULL stands for what is loaded already
+        _symbols[name] = dlsym(dlopen(program, 0), name)
+    result: int = call_function(_symbols[name], arguments)
+    return result
+
+
+_symbols: dict[str, int] = {}
+
+
+def _prctl(option: int, argument: int) -> int:
+    """prctl(2) with one argument; -1 on failure."""
+    try:
+        result = _call("prctl", option, argument, 0, 0, 0)
     except (ImportError, AttributeError, TypeError):
         import ctypes
 
@@ -200,19 +211,12 @@ def tee(source: int, sink: int, length: int) -> int:
 
     The number of bytes, 0 at the end of file, -1 where nothing is there, or there is no room, or no tee.
     """
-    global _tee
     try:
-        from _ctypes import call_function, dlopen, dlsym
-
-        if not _tee:
-            _tee = dlsym(dlopen(None, 0), "tee")
-        result: int = call_function(_tee, (source, sink, length, _SPLICE_F_NONBLOCK))
+        return _call("tee", source, sink, length, _SPLICE_F_NONBLOCK)
     except (ImportError, AttributeError, TypeError, OSError):
         return -1
-    return result
 
 
-_tee = 0
 _SPLICE_F_NONBLOCK = 2  # splice(2)
 
 
@@ -332,13 +336,11 @@ class SignalSource:
     """
 
     def __init__(self, numbers: Iterable[int]) -> None:
-        from _ctypes import call_function, dlopen, dlsym  # a kernel before signalfd is one before pidfds
-
         wanted = set(numbers)
         self._mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, wanted)
         mask = sum(1 << (number - 1) for number in wanted).to_bytes(128, sys.byteorder)  # sigset_t is 1024 bits
         flags = os.O_NONBLOCK | os.O_CLOEXEC  # SFD_NONBLOCK and SFD_CLOEXEC have the same values
-        self._fd: int = call_function(dlsym(dlopen(None, 0), "signalfd"), (-1, mask, flags))
+        self._fd = _call("signalfd", -1, mask, flags)
         if self._fd < 0:
             raise OSError(errno.EMFILE, "signalfd: no descriptor left")
         self._own = os.getpid()

@@ -12,6 +12,7 @@ from safesh._platform.cgroup import PREFIX, find_parent
 from safesh._platform.linux import _read
 
 IS_LINUX = sys.platform == "linux"
+MOUNT = "mount -t proc proc /proc"
 _NO_LIMIT = 1 << 60  # version 1 of cgroups says 2**63 less a page for "max"
 
 
@@ -138,7 +139,7 @@ def group_parent() -> tuple[str, str]:
 
 
 def can_kill_groups(parent: str) -> bool | None:
-    """Whether the kernel has cgroup.kill (5.14); None where no group can be looked at: the outermost has no such file."""
+    """Whether the kernel has cgroup.kill (5.14); None where none can be looked at: the outermost has no such file."""
     folders = [parent]
     try:
         folders += [os.path.join(parent, name) for name in os.listdir(parent)]

@@ -2,7 +2,8 @@
 
 The scripts hold no knowledge of ours: on every press of TAB they hand the line to the program that is being typed
 (``./bin/safe.sh``, ``safesh``…) and offer what it answers (``complete``). Where that has another name, an alias say,
-it might be anything, so the one that printed the script is asked. All three complete for the names ``safesh`` and ``safe.sh``, with any folder before.
+it might be anything, so the one that printed the script is asked. All three complete for the names ``safesh`` and
+``safe.sh``, with any folder before.
 """
 
 from __future__ import annotations

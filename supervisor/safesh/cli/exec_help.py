@@ -17,7 +17,8 @@ OPTIONS: tuple[tuple[str, tuple[tuple[str, str], ...]], ...] = (
         (
             (
                 "--scope group|child",
-                "who gets a signal: CMD's whole process group, or CMD alone (default: group; with --session keep: child)",
+                "who gets a signal: CMD's whole process group, or CMD alone (default: group; with --session keep: "
+                "child)",
             ),
             (
                 "--rewrite SIG:SIG",

@@ -119,7 +119,7 @@ def _unit(spec: TargetSpec, user: bool) -> str:
         "KillMode=mixed",
         f"TimeoutStopSec={_seconds(spec.stop.grace + _MARGIN)}",
         f"SuccessExitStatus={' '.join(map(str, _stopped(spec)))}",
-        "# Restarts are safesh's business. systemd steps in when the supervisor itself was killed, not when it gave up.",
+        "# Restarts are safesh's business: systemd steps in when the supervisor was killed, not when it gave up.",
         "Restart=on-abnormal",
         "RestartSec=1s",
         "# A process that the kernel kills for memory ends a run, which safesh sees and answers; not the service.",
@@ -148,9 +148,7 @@ def _start_lines(spec: TargetSpec, user: bool) -> list[str]:
     if not user:
         lines.append(f"User={_user()}")  # also for root: only then systemd sets HOME
     lines.append(f"WorkingDirectory={_folder(os.path.dirname(spec.config))}")
-    lines += [
-        f"Environment={_quoted(f'{key}={value}')}" for key, value in _environment(spec, path=False).items()
-    ]
+    lines += [f"Environment={_quoted(f'{key}={value}')}" for key, value in _environment(spec, path=False).items()]
     # In the program's own name a dollar stands for itself (it may not be a variable), in the others for a variable.
     lines.append("ExecStart=" + " ".join([_quoted(program), *(_quoted(word).replace("$", "$$") for word in rest)]))
     return lines
@@ -164,10 +162,10 @@ def _stopped(spec: TargetSpec) -> list[int]:
 
 
 def unit_name(project: str, target: str) -> str:
-    """The service's name; letters that a unit's name may not have become ``\\x2f``, as systemd-escape(1) writes them."""
+    """The service's name; other letters than a unit's name may have become ``\\x2f``, as by systemd-escape(1)."""
     text = f"safesh-{project}-{target}"
     plain = "".join(
-        chr(byte) if chr(byte).isalnum() and byte < 128 or chr(byte) in ":_.-" else f"\\x{byte:02x}"
+        chr(byte) if (chr(byte).isalnum() and byte < 128) or chr(byte) in ":_.-" else f"\\x{byte:02x}"
         for byte in text.encode()
     )
     return plain + ".service"

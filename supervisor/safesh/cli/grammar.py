@@ -222,6 +222,33 @@ _ROWS = (
         ),
     ),
     Verb(
+        "health",
+        "probe targets now: one line and a code for monitors",
+        "Makes each target's health probe (else its readiness probe, else asks whether it runs) at this moment, and "
+        "answers in one line with performance data, as Nagios plugins do. Starting is not healthy. What only a "
+        "supervisor can see (sd_notify's watchdog) is told by its word, while that is fresh. Without TARGET: one "
+        "target of each instance of safe.toml, the one that runs or the first.",
+        options=(
+            Option("--start", "bring up what is dead, wait until it is ready, then tell"),
+            Option("--timeout", "time for all of it (default 30s; --start adds ready.within)", kind="seconds"),
+            Option("--cron", "silent while all is well, and where another such look is under way"),
+            _JSON,
+        ),
+        examples=(
+            ("health headless", "OK - headless healthy: HTTP 200 in 0.012s | time=0.012s;;5;0 restarts=0 uptime=123s"),
+            ("health", "all of safe.toml; who is not well comes first"),
+            ("health headless --start", "as a watchdog: start it again where it is dead"),
+            ("health headless --json", "for programs"),
+        ),
+        codes=(
+            ("0", "OK: it serves, or runs where it has no probe"),
+            ("1", "WARNING: starting, stopping, or in its start period"),
+            ("2", "CRITICAL: dead, waiting to be started again, or its probe fails"),
+            ("3", "UNKNOWN: no such target, safe.toml is wrong, nobody can tell"),
+            ("", "of several targets: the worst, in the order 2, 3, 1, 0"),
+        ),
+    ),
+    Verb(
         "kill-all",
         "end everything of this project: instances, ad hoc runs, strays",
         "Lists and asks, then ends every instance and every stray of the project. It never touches itself, its "
@@ -286,7 +313,11 @@ _ROWS = (
             ("export systemd headless --user", "a unit of your own"),
             ("export cron headless", "lines for `crontab -e`"),
         ),
-        codes=(("0", "printed"), ("2", "no such target, or a name that the format cannot hold"), ("78", "safe.toml is wrong")),
+        codes=(
+            ("0", "printed"),
+            ("2", "no such target, or a name that the format cannot hold"),
+            ("78", "safe.toml is wrong"),
+        ),
     ),
     Verb(
         "completion",

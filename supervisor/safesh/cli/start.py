@@ -30,7 +30,7 @@ def run(args: dict[str, Any]) -> int:
     if config is None:
         raise UsageError(
             "no safe.toml here or in any folder above",
-            hint="go to your project, name one with --config FILE, or run something by name: safe.sh start NAME -- CMD",
+            hint="make one: safe.sh init; or run something by name: safe.sh start NAME -- CMD",
         )
     if args["all"]:
         names = _one_of_each_instance(config)

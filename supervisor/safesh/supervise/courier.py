@@ -182,16 +182,26 @@ class Courier:
         self.log = EventLog(order["events"], order["instance"])
 
     def bring_all(self) -> int:
-        """An exit status. The last letter gets every attempt; older ones get one each, and together one timeout."""
-        started = monotonic()
+        """An exit status. The last letter gets every attempt; older ones one each, and all before it one timeout."""
         *older, last = self.order["letters"]
-        cut = started + self.order["timeout"]
+        cut = monotonic() + self.order["timeout"]
+        if self.order["after"]:
+            pid, start = self.order["after"]
+            self._follow(pid, start, cut)
         for at, letter in enumerate(older):
             if monotonic() >= cut:
                 self._report(letter, f"{len(older) - at} events were not told: it ended before they could be", 0)
                 break
             self._bring(letter, 0, cut)
-        return self._bring(last, self.order["retries"], started + self.order["life"])
+        late = bool(older or self.order["after"])
+        life = self.order["life"] - (self.order["timeout"] if late else 0.0)
+        return self._bring(last, self.order["retries"], monotonic() + life + kill.KILL_SECONDS)
+
+    def _follow(self, pid: int, start: int, cut: float) -> None:
+        """Let an earlier courier finish, so that what happened first is told first; not for ever."""
+        handle = _platform.open_handle(pid, start)
+        while handle is not None and handle.alive() and monotonic() < cut:
+            kill.wait_plainly([handle], cut)
 
     def _bring(self, letter: Letter, retries: int, end: float) -> int:
         attempts = 0
@@ -284,7 +294,7 @@ def run() -> int:
     fds.point_stdio_at_null()
     order = wire.loads(data.decode())
     # Whatever hangs, a folder of a dead file server say, this ends it; our hooks die with us.
-    _signal.alarm(int(order["life"] + kill.KILL_SECONDS) + 2)
+    _signal.alarm(int(order["life"] + 3 * kill.KILL_SECONDS) + 2)
     _platform.set_name("safesh-courier")
     _platform.become_subreaper()
     return Courier(order, _platform.SignalSource([_signal.SIGCHLD])).bring_all()

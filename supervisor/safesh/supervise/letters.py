@@ -17,9 +17,11 @@ LONGEST_TIMEOUT = 3600.0
 LONGEST_LIFE = 600.0  # of a courier whose hook's own timeout is shorter
 LONGEST_PAUSE = 60.0
 LONGEST_TEXT = 2000
+# These are told as they are seen, just before the state machine hears of them.
+_STATE_AFTER = {"ready": "running", "unhealthy": "unhealthy", "recovered": "running"}
 
 
-def write_letter(event: str, message: str, record: dict[str, Any], more: dict[str, Any] | None = None) -> Letter:
+def write_letter(event: str, message: str, record: dict[str, Any]) -> Letter:
     """An event as hooks get it; docs/notifications.md describes the fields."""
     main = record["main"]
     return {
@@ -32,13 +34,12 @@ def write_letter(event: str, message: str, record: dict[str, Any], more: dict[st
         "instance": record["instance"],
         "target": record["target"],
         "run_id": record["run_id"],
-        "state": record["state"],
+        "state": _STATE_AFTER.get(event, record["state"]),
         "pid": main["pid"] if main else None,
         "restarts": record["restarts"],
         "exit": record["last_exit"],
         "repeated": 0,
         "dropped": 0,
-        **(more or {}),
     }
 
 

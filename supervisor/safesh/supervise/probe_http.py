@@ -80,12 +80,12 @@ class Answer:
         self._taken += len(data)
         if self._body is None:
             self._read_head()
-        if self._body is not None and not self.done:
+        if self._body is not None:
             self._read_body(ended=not data)
-        if not data and not self.done:
-            self._fail("it closed the connection without an answer" if not self._taken else "it broke off its answer")
-        if not self.done and self._taken > _RAW_LIMIT:
+        if self._taken > _RAW_LIMIT:
             self._fail("its answer has no end")
+        if not data:
+            self._fail("it closed the connection without an answer" if not self._taken else "it broke off its answer")
 
     def progress(self) -> str:
         """What is missing, for the message of a timeout."""
@@ -94,8 +94,10 @@ class Answer:
         return f"{self._taken} bytes of an answer, but no end of its {'head' if self._body is None else 'body'}"
 
     def _fail(self, why: str) -> None:
-        self._wrong = why
-        self.done = True
+        """Unless it is done already, with whatever result."""
+        if not self.done:
+            self._wrong = why
+            self.done = True
 
     def _read_head(self) -> None:
         if not self._data[:5].upper().startswith(b"HTTP/"[: len(self._data)]):
@@ -137,6 +139,8 @@ class Answer:
                 self._chunked = value.lower().endswith("chunked")
 
     def _read_body(self, *, ended: bool) -> None:
+        if self.done:
+            return
         body, whole = _unchunk(self._data) if self._chunked else (self._data, False)
         if not self._chunked and 0 <= self._length <= len(body):
             body, whole = body[: self._length], True

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from safesh.supervise.run import LiveRun
     from safesh.supervise.supervisor import Supervisor
 
+_NOT_YET = "not ready yet"
 _GATHER = 0.02  # seconds in which lines of output are looked at together
 
 
@@ -41,6 +42,8 @@ class Readiness(Prober):
             if not self.probe.notify:
                 self.start_at(self._began)
             self.plan()
+        elif event == "exited" and self.supervisor.record["message"].startswith(_NOT_YET):
+            self.supervisor.record["message"] = ""  # how it ended says more
         super().on_event(event)
 
     def on_output(self) -> None:
@@ -70,7 +73,7 @@ class Readiness(Prober):
         if result.ok:
             self._on_ready()
         elif self._deadline is not None:
-            self._show(f"not ready yet: {result.message}")
+            self._show(f"{_NOT_YET}: {result.message}")
             scan = self.context.log_scan
             if self._log and scan is not None:
                 # New output wakes us; nothing else can change the answer.

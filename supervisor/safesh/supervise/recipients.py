@@ -6,7 +6,7 @@ import fcntl
 import os
 import sys
 
-from safesh import wire
+from safesh import _platform, wire
 from safesh.core.contain import INSTANCE, RUN_ID
 from safesh.core.environment import inherited
 from safesh.core.spawn import spawn
@@ -65,12 +65,18 @@ class Recipient:
             "env": spec.env,
             "timeout": timeout_of(hook),
             "retries": min(hook.retries, 100),
-            "life": life(hook, len(letters)),
+            "life": life(hook, len(letters) + bool(self.courier)),
+            "after": self._before(),  # whose letter is older
             "quiet": self.missing,  # said once
             "events": journal.path,
             "instance": journal.instance,
             "letters": letters,
         }
+
+    def _before(self) -> list[int]:
+        """(pid, start) of a courier that is still on its way, for the last one, which nobody sends after its end."""
+        start = _platform.start_time(self.courier) if self.courier else None
+        return [] if start is None else [self.courier, start]
 
 
 def recipients_of(spec: TargetSpec, place: int) -> list[Recipient]:

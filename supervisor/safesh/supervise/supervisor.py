@@ -132,10 +132,11 @@ class Supervisor:
             watcher.close()
         self.journal.save()
         clients = self.desk.close() if self.desk is not None else []
-        for path, cleanup in (
+        cleanups: list[tuple[str, Callable[[], None]]] = [
             (self.paths.pid, lambda: records.remove_pid(self.paths, os.getpid())),
             (self.paths.socket, lambda: remove(self.paths.socket)),
-        ):
+        ]
+        for path, cleanup in cleanups:
             try:
                 cleanup()
             except SafeshError as error:
