@@ -98,6 +98,12 @@ def _target(name: str, values: dict[str, Any], project: str, path: str, place: s
             fields[key] = os.path.abspath(os.path.join(folder, os.path.expanduser(values[key])))
     # Not normalised: a symlink in front of ".." leads where the kernel says, not where the text does.
     cwd = os.path.expanduser(values.get("cwd", "."))
+    if values.get("tty") and values.get("ready", {}).get("log"):
+        raise ConfigError(
+            "cannot be seen with tty = true: its output goes to the terminal, not to a log",
+            place=f"{place}.ready.log",
+            hint="use another kind of probe",
+        )
     return model.TargetSpec(
         name=name,
         instance=values.get("instance") or name,

@@ -56,6 +56,14 @@ def look(safe: Safe, *words: str, **options: Any) -> dict[str, dict[str, str]]:
     return told(safe("doctor", "--json", *words, **options))
 
 
+def test_the_manual_names_every_check() -> None:
+    text = (ROOT / "docs" / "doctor.md").read_text()
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    assert re.findall(r"`([^`]+)`", "".join(rows)) == sorted(
+        (check.name for check in CHECKS), key=lambda name: text.index(f"`{name}`")
+    )
+
+
 # --- as a whole -----------------------------------------------------------------------------------
 
 

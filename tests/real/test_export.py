@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from helpers import procs
-from helpers.home import SUPERVISOR, Home, Safe
+from helpers.home import ROOT, SUPERVISOR, Home, Safe
 from safesh.cli import export
 
 ONE = """
@@ -340,6 +340,21 @@ def test_every_minutes_line_is_safe_health_where_the_checkout_has_it(
     health.chmod(0o644)
     export.run(line)
     assert "safe-health.sh" not in capsys.readouterr().out
+
+
+def test_the_lines_of_a_checkout_keep_its_target_running(safe: Safe, home: Home, tmp_path: Path) -> None:
+    home.write_config(ONE.format(project="odd"))
+    boot, minute = commands(safe("export", "cron", "sleeper", wrapper=True).check(0).out)
+    assert f"{ROOT}/bin/safe.sh" in boot
+    try:
+        assert run_as_cron(boot, tmp_path).returncode == 0
+        safe("stop", "sleeper", "--force", "--now").check(0)
+        for _time in range(2):
+            done = run_as_cron(minute, tmp_path)
+            assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+            safe("status", "sleeper").check(0)
+    finally:
+        safe("stop", "--force", "--now")
 
 
 def test_a_command_found_in_an_unusual_folder_is_found_there_too(plain: Odd, home: Home, tmp_path: Path) -> None:

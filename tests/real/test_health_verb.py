@@ -129,6 +129,18 @@ def test_a_readiness_probe_serves_where_there_is_no_health_probe(home: Home, saf
         assert ask(safe, "t").code == CRITICAL
 
 
+def test_a_heartbeat_counts_when_this_run_made_it_and_not_when_it_is_an_earlier_runs(home: Home, safe: Safe) -> None:
+    beat = home.project / "beat"
+    beat.touch()
+    os.utime(beat, (time.time() - 100, time.time() - 100))
+    home.write_config(f'[targets.t]\n{SLEEP}\nhealth = {{ heartbeat = "beat", max_age = "1h", interval = "1h" }}\n')
+    with safe.started("t"):
+        one = ask(safe, "t")
+        assert (one.code, "earlier run" in one.text) == (CRITICAL, True)
+        beat.touch()
+        assert ask(safe, "t").code == OK
+
+
 @pytest.mark.usefixtures("ended")
 def test_starting_is_a_warning_and_never_healthy(home: Home, safe: Safe) -> None:
     home.write_config(f'[targets.t]\n{SLEEP}\nready = {{ command = "test -e up" }}\nhealth = {{ command = "true" }}\n')

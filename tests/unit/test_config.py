@@ -189,6 +189,7 @@ BAD = [
     ("targets.x.depends_on[0]", "'y' is no target", 'depends_on = ["y"]'),
     ("targets.x.depends_on[0]", "shares the instance", 'depends_on = ["x"]'),
     ("targets.x.tty", "expected true or false", "tty = 1"),
+    ("targets.x.ready.log", "cannot be seen with tty", 'tty = true\nready = { log = "up" }'),
     ('targets.x."a b"', "unknown key", '"a b" = 1'),
     ("targets.x.cwd", "expected a path, in quotes, got a whole number: 3", "cwd = 3"),
     ("targets.x.cwd", "is empty", 'cwd = ""'),

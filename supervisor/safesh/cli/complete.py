@@ -114,10 +114,13 @@ class _Line:
         if verb.noun == "COMMAND":
             return [] if self.words else [(one.name, one.summary) for one in VERBS.values()]
         given = self.words[1:] if verb.choices else self.words
-        if not verb.target or (verb.target == "one" and given):
-            return [("--", "then the command to run")] if verb.command and len(given) == 1 else []
-        names = list_names(verb.name, self.config)
-        return [(name, text) for name, text in names.items() if name not in given]
+        found: Candidates = []
+        if verb.target == "many" or (verb.target and not given):
+            names = list_names(verb.name, self.config)
+            found = [(name, text) for name, text in names.items() if name not in given]
+        if verb.command and len(given) == 1 and self.current in ("", "-", "--"):
+            found.append(("--", "then the command to run"))
+        return found
 
     def _exec(self, first: int) -> tuple[str, Candidates]:
         """``exec`` reads its words itself: options end at the first word that is none."""
