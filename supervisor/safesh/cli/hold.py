@@ -11,7 +11,8 @@ if not __package__:
 
 from safesh import wire
 from safesh.core.fds import close_all_except
-from safesh.supervise.supervisor import Plan, Supervisor
+from safesh.supervise.plan import Plan
+from safesh.supervise.supervisor import Supervisor
 
 
 def hold(fd: int) -> int:

@@ -253,7 +253,6 @@ class _Keeper:
                 ceilings.set_on(group, limits)
 
         def enter() -> None:
-            _join(group)
             if lower is not None:
                 lower(limits)
 
@@ -266,6 +265,7 @@ class _Keeper:
                 session="new" if run.tty < 0 else "pgrp",
                 tty=run.tty,
                 before_exec=enter,
+                fork=os.fork if group is None else group.fork,
             )
         except SafeshError as error:
             self.tree.remove_group()
@@ -372,15 +372,6 @@ class _Keeper:
             # Where the rest of a tree whose main process has ended is being asked already, the order shortens that.
             self.cutoff = min(self.cutoff, monotonic() + policy.grace)
             self.order = (policy, now)
-
-
-def _join(group: Group | None) -> None:
-    """Runs in the child: a cgroup that takes nobody must not keep the target from running."""
-    try:
-        if group is not None:
-            group.join()
-    except OSError:
-        pass
 
 
 def _pipe() -> tuple[int, int]:

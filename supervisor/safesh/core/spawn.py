@@ -40,6 +40,7 @@ def spawn(
     ignored: Collection[int] = (),
     before_exec: Callable[[], object] | None = None,
     pass_fds: Collection[int] = (),
+    fork: Callable[[], int] = os.fork,
 ) -> int:
     """The pid of a new child that has exec'ed ``argv``; its status is the caller's to collect.
 
@@ -49,7 +50,7 @@ def spawn(
     to hand over: controlling terminal of a new session, foreground of a new group; -1 for none.
     sigmask, ignored: the child's blocked signals, and those set to SIG_IGN; every other is SIG_DFL.
     before_exec: runs in the child after all that, signals still blocked; keep it to system calls.
-    pass_fds: descriptors that stay open besides stdio.
+    pass_fds: descriptors that stay open besides stdio. fork: makes the child, 0 there, its pid here.
 
     Raises CommandNotFound (127), CommandNotExecutable (126), ConfigError for ``cwd`` or a NUL byte,
     ResourceError when there is no descriptor, process or memory left; then there is no child.
@@ -65,7 +66,7 @@ def spawn(
     # or be swallowed there, and one aimed at the parent must find its loop, not this call.
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             try:
                 os.close(reading)

@@ -24,7 +24,7 @@ from safesh.instance.view import held_members
 from safesh.model import Member, StopPolicy, Verdict
 from safesh.paths import InstancePaths
 from safesh.supervise.client import find_holder
-from safesh.supervise.supervisor import Plan
+from safesh.supervise.plan import Plan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from safesh.core.keeper import tell
 from safesh.errors import ResourceError, SafeshError
 from safesh.instance import lock as locks
 from safesh.instance import record as records
-from safesh.model import ExitInfo, Record, StopPolicy, TargetSpec, Verdict
+from safesh.model import ExitInfo, StopPolicy, TargetSpec, Verdict
 from safesh.paths import InstancePaths, remove
 from safesh.supervise import policy, watchers
 from safesh.supervise.journal import Journal
 from safesh.supervise.machine import TABLE
+from safesh.supervise.plan import Plan
 from safesh.supervise.requests import Desk
 from safesh.supervise.run import LiveRun
 from safesh.supervise.watcher import Watcher
@@ -35,26 +36,6 @@ else:
 _STOPS = (_signal.SIGTERM, _signal.SIGINT)
 _SCARCE = "look at ulimit -n, ulimit -u and free memory, then try again"
 _JOB_CONTROL = (_signal.SIGTSTP, _signal.SIGTTIN, _signal.SIGTTOU)
-
-
-class Plan(Record):
-    """What ``start`` hands to the supervisor it becomes. Descriptors are -1 where there is none.
-
-    stdin: the target's standard input; echo: where a foreground start repeats the target's output; terminal: the
-    one whose end is ours; tty: the one that the target gets whole (``tty = true``); notify: where a detached start waits for one JSON line; hup_ends: SIGHUP ends the tree
-    (foreground, not under nohup) instead of being sent on only.
-    """
-
-    spec: dict[str, Any]
-    folder: str
-    mode: str
-    lock: int
-    stdin: int = -1
-    echo: int = -1
-    terminal: int = -1
-    tty: int = -1
-    notify: int = -1
-    hup_ends: bool = False
 
 
 class Supervisor:
