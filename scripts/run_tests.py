@@ -27,7 +27,7 @@ class Job:
     def __init__(self, file: Path, options: list[str]) -> None:
         self.file = file
         self.begun = time.monotonic()
-        self.output = tempfile.TemporaryFile()  # noqa: SIM115  (closed in finish)
+        self.output = tempfile.TemporaryFile()
         command = [sys.executable, "-m", "pytest", "-q", "--shared", "-p", "no:cacheprovider", *options, str(file)]
         self.process = subprocess.Popen(
             command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT

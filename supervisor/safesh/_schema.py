@@ -183,9 +183,7 @@ def parse_url(value: str, place: str) -> str:
     except ValueError:
         good = False
     if not good or any(letter.isspace() for letter in value):
-        raise ConfigError(
-            f"{shown(value)} is no http URL", place=place, hint='such as "http://127.0.0.1:8080/health"'
-        )
+        raise ConfigError(f"{shown(value)} is no http URL", place=place, hint='such as "http://127.0.0.1:8080/health"')
     return value
 
 

@@ -92,7 +92,9 @@ def _target(name: str, values: dict[str, Any], project: str, path: str, place: s
     folder = os.path.dirname(path)
     if "command" not in values:
         raise ConfigError("has no command", place=place, hint='add command = ["PROGRAM", "ARG"]')
-    fields: dict[str, Any] = {key: values[key] for key in ("env", "match", "restart", "signals", "depends_on", "tty") if key in values}
+    fields: dict[str, Any] = {
+        key: values[key] for key in ("env", "match", "restart", "signals", "depends_on", "tty") if key in values
+    }
     for key in ("env_file", "lock_file", "pid_file"):
         if key in values:
             fields[key] = os.path.abspath(os.path.join(folder, os.path.expanduser(values[key])))

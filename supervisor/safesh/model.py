@@ -10,9 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal, Self, dataclass_transform
 
-    State = Literal[
-        "idle", "starting", "running", "unhealthy", "stopping", "backoff", "finished", "failed"
-    ]
+    State = Literal["idle", "starting", "running", "unhealthy", "stopping", "backoff", "finished", "failed"]
     RestartPolicy = Literal["no", "on-failure", "always"]
     StopScope = Literal["main", "tree"]
     LimitAction = Literal["warn", "stop", "restart"]

@@ -127,9 +127,7 @@ def _cannot_use(path: str, error: OSError) -> StateError:
         return StateError("is a symlink, which is not trusted", place=path, hint=f"remove it: rm {path}")
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StateError("no space left", place=path, hint="free some space, or set SAFESH_HOME elsewhere")
-    return StateError(
-        f"cannot be opened: {error.strerror}", place=path, hint=f"look at it: ls -ld {path}"
-    )
+    return StateError(f"cannot be opened: {error.strerror}", place=path, hint=f"look at it: ls -ld {path}")
 
 
 def read_private(path: str, limit: int = 4 * 1024 * 1024) -> str | None:

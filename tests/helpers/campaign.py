@@ -1,9 +1,8 @@
-"""How often a race is run: a quick number in every test run, the full one with ``SAFESH_CAMPAIGN=full`` (make faults)."""
+"""How often a race is run: a quick number in every test run, the full one in ``make faults`` (SAFESH_CAMPAIGN=full)."""
 
 from __future__ import annotations
 
 import os
-
 
 # Read at import: a test's ``home`` takes every variable of ours out of the environment.
 FULL = os.environ.get("SAFESH_CAMPAIGN") == "full"

@@ -66,8 +66,11 @@ class Holder:
 
     def _empty_group(self) -> None:
         """A test that failed may leave members in the run's own cgroup; they are in it, so they are ours."""
-        Path(self.group, "cgroup.kill").write_text("1", encoding="ascii")
-        wait_until(lambda: "populated 0" in Path(self.group, "cgroup.events").read_text(encoding="ascii"), 5)
+        try:
+            Path(self.group, "cgroup.kill").write_text("1", encoding="ascii")
+            wait_until(lambda: "populated 0" in Path(self.group, "cgroup.events").read_text(encoding="ascii"), 5)
+        except FileNotFoundError:
+            return  # its keeper has just removed it
         for folder, _dirs, _files in os.walk(self.group, topdown=False):
             os.rmdir(folder)
 

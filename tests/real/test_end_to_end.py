@@ -8,6 +8,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
 from helpers import procs
 from helpers.home import CLI, ROOT, Home, Safe
 

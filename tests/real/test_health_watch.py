@@ -60,7 +60,7 @@ def test_a_failing_check_makes_it_unhealthy_and_a_good_one_healthy_again(home: H
 
 
 def test_an_unhealthy_target_is_restarted(home: Home, safe: Safe) -> None:
-    config(home, f'command = "sh -c \'test ! -e bad || {{ rm bad; echo it is bad; exit 1; }}\'", retries = 1, {FAST}')
+    config(home, f"command = \"sh -c 'test ! -e bad || {{ rm bad; echo it is bad; exit 1; }}'\", retries = 1, {FAST}")
     with safe.started("t"):
         first = record(home)["main"]["pid"]
         (home.project / "bad").touch()

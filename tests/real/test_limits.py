@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers import procs
 from helpers.campaign import rounds
 from helpers.home import ROBOT, Home, Safe

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers import procs
 from helpers.campaign import rounds
 from helpers.home import CLI, Home, Safe

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from helpers import procs
 from helpers.home import Home, Safe
 from safesh._platform.cgroup import Group

@@ -7,7 +7,6 @@ import random
 import select
 import signal
 import sys
-import time
 from functools import partial
 from itertools import pairwise
 from pathlib import Path

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from helpers import procs
 from helpers.home import CLI, Home, Safe
 from helpers.procs import Spawn
@@ -83,7 +84,9 @@ def test_a_stop_signal_reaches_the_target_itself_and_then_the_tree_is_ended(
 
 
 def test_a_second_stop_signal_does_not_wait_for_the_grace(target: Home, safe: Safe) -> None:
-    target.write_config(f'[targets.t]\ncommand = [{sys.executable!r}, {str(ECHO)!r}, "--stdin", "ignore"]\nstop = {{ grace = "1h" }}\n')
+    target.write_config(
+        f'[targets.t]\ncommand = [{sys.executable!r}, {str(ECHO)!r}, "--stdin", "ignore"]\nstop = {{ grace = "1h" }}\n'
+    )
     with safe.spawn("start", "t") as child:
         child.wait_line(r"ready \(\d+\)")
         child.send(signal.SIGINT)

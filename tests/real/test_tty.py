@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pexpect
 import pytest
+
 from helpers import procs
 from helpers.home import CLI, Home, Safe
 
@@ -68,7 +69,7 @@ def test_ctrl_z_gives_the_shell_back_and_fg_resumes(shell: pexpect.spawn, home: 
     shell.sendcontrol("z")
     shell.expect("Stopped")
     procs.wait_until(lambda: (found := procs.look(pid)) is not None and found.state == "T")
-    shell.sendline("echo in the sh\"\"ell")
+    shell.sendline('echo in the sh""ell')
     shell.expect("in the shell")
     shell.sendline("fg")
     procs.wait_until(lambda: (found := procs.look(pid)) is not None and found.state == "S")
@@ -100,7 +101,7 @@ def test_the_window_size_reaches_the_target(shell: pexpect.spawn) -> None:
 def test_a_stop_from_elsewhere_gives_the_terminal_back(shell: pexpect.spawn, safe: Safe) -> None:
     begin(shell)
     safe("stop", "t", "--force").check()
-    shell.sendline("echo ba\"\"ck")
+    shell.sendline('echo ba""ck')
     shell.expect("back")
 
 

@@ -182,9 +182,7 @@ def test_a_wrong_line_is_told_with_exit_2_and_the_next_step(line: str, message: 
     assert hint in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    "line", [[name, "--help"] for name in VERBS if name != "exec"] + [["--help"]]
-)
+@pytest.mark.parametrize("line", [[name, "--help"] for name in VERBS if name != "exec"] + [["--help"]])
 def test_help_shows_a_page_with_examples(line: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert clickapp.parse(line) == 0
     page = capsys.readouterr().out

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from helpers import procs
 from helpers.home import SUPERVISOR
 from safesh._platform import Info, linux

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from safesh.model import LIVE_STATES, STATES, Backoff, ExitInfo, StartLimit, TargetSpec
 from safesh.supervise.machine import EVENTS, IGNORED, TABLE
 from safesh.supervise.policy import Restarts, random_share, wants_restart

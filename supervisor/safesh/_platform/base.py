@@ -6,9 +6,8 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
-
     import signal as _signal
+    from collections.abc import Callable
 else:
     import _signal
 

@@ -14,7 +14,8 @@ from safesh._platform.base import PlainHandle
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import Any, Iterable
+    from collections.abc import Iterable
+    from typing import Any
 else:
     import _signal
 

@@ -142,7 +142,9 @@ _ROWS = (
         "`-- CMD ARGS…` no safe.toml is needed: TARGET is then any name, and at most one CMD runs under it.",
         command=True,
         options=(
-            Option("--detach -d", "come back once it is ready (or has failed, with the reason); it outlives the terminal"),
+            Option(
+                "--detach -d", "come back once it is ready (or has failed, with the reason); it outlives the terminal"
+            ),
             Option("--all", "every target of safe.toml, one of each instance"),
             Option("--replace", "end what holds the instance or strays from it, then start"),
             Option("--force -f", "with --replace: do not ask"),
@@ -326,8 +328,8 @@ _ROWS = (
         target="",
         choices=(("bash", "for ~/.bashrc"), ("zsh", "for ~/.zshrc"), ("fish", "for ~/.config/fish/config.fish")),
         examples=(
-            ("completion bash", 'in ~/.bashrc: source <(safe.sh completion bash)'),
-            ("completion zsh", 'in ~/.zshrc, after compinit: source <(safe.sh completion zsh)'),
+            ("completion bash", "in ~/.bashrc: source <(safe.sh completion bash)"),
+            ("completion zsh", "in ~/.zshrc, after compinit: source <(safe.sh completion zsh)"),
             ("completion fish", "in config.fish: safe.sh completion fish | source"),
         ),
         codes=(("0", "printed"), ("2", "wrong usage")),

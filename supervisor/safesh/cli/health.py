@@ -15,7 +15,7 @@ from safesh.cli import render, targets, vitals
 from safesh.cli.vitals import CRITICAL, OK, UNKNOWN, WARNING, WORDS, Vitals
 from safesh.clock import format_duration, monotonic
 from safesh.core.fds import point_stdio_at_null
-from safesh.errors import SafeshError, UsageError
+from safesh.errors import AlreadyRunning, SafeshError, UsageError
 from safesh.instance import lock as locks
 from safesh.paths import InstancePaths, project_dir, read_private
 
@@ -246,7 +246,7 @@ def _start(config: Config | None, found: list[Vitals], args: dict[str, Any], dea
         if one.started and one.spec is not None:
             # Where no readiness probe was waited for, the first health probe would come too early.
             one.patience = min(deadline, monotonic() + one.spec.ready.within)
-        if refusal is not None and one.is_dead():
+        if refusal is not None and (refusal.exit_code != AlreadyRunning.exit_code or one.is_dead()):
             one.say(CRITICAL, f"cannot be started: {refusal}")
     return deadline
 

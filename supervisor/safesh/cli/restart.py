@@ -64,4 +64,3 @@ def _restart(one: ending.Ending, name: str, config: Config | None, args: dict[st
         raise UsageError(f"{name} is not in safe.toml, so it can be restarted only while it runs", hint="safe.sh start")
     again = {**args, "targets": [name], "all": False, "command": [], "detach": True, "replace": False, "timeout": None}
     return start.run(again)
-

@@ -119,7 +119,9 @@ def users_of(args: dict[str, Any], chosen: list[Chosen]) -> list[Chosen]:
     grew = True
     while grew:
         needed = {spec.name for one in found for spec in one.specs}
-        more = [one for one in every if not _known(one, found) and any(needed & set(spec.depends_on) for spec in one.specs)]
+        more = [
+            one for one in every if not _known(one, found) and any(needed & set(spec.depends_on) for spec in one.specs)
+        ]
         found += more
         grew = bool(more)
     return found[len(chosen) :]
@@ -154,7 +156,9 @@ def list_instances(config: Config | None) -> list[Chosen]:
         except OSError:
             continue
         # A lock without a record is a start that was killed before it could write one.
-        stems = {name.removesuffix(".json").removesuffix(".lock") for name in names if name.endswith((".json", ".lock"))}
+        stems = {
+            name.removesuffix(".json").removesuffix(".lock") for name in names if name.endswith((".json", ".lock"))
+        }
         for base in sorted(stems):
             if os.path.join(folder, base + ".json") not in have:
                 one = _recorded(project, base)

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from safesh._platform import Handle
-    from safesh._platform.cgroup import Group
     from safesh.model import TargetSpec
 else:
     import _signal

@@ -1,4 +1,3 @@
-# ruff: noqa: RUF012  (a Record copies its defaults)
 """Other programs' descriptions of what to run, as the targets of a safe.toml.
 
 One module a format (``procfile``, ``supervisord``, ``systemd``): each reads a file into a :class:`Plan`. Nothing is

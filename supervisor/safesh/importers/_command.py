@@ -1,4 +1,3 @@
-# ruff: noqa: RUF012  (a Record copies its defaults)
 """Command lines of systemd units, as systemd.service(5) "Command lines" describes them, and what becomes of them."""
 
 from __future__ import annotations

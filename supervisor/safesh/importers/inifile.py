@@ -1,4 +1,3 @@
-# ruff: noqa: RUF012  (a Record copies its defaults)
 """INI files as supervisord reads them, with the line of every option.
 
 The rules are those of Python's RawConfigParser with the settings supervisord gives it: ``;`` and ``#`` begin a

@@ -24,12 +24,12 @@ def value(item: Any, *, spread: bool = True) -> str:
     if isinstance(item, str):
         return _string(item)
     if isinstance(item, (list, tuple)):
-        line = f"[{', '.join(value(one) for one in item)}]"
+        line = f"[{', '.join(value(one, spread=False) for one in item)}]"
         if len(line) <= _WIDTH or not spread:
             return line
-        return "[\n" + "".join(f"    {value(one)},\n" for one in item) + "]"
+        return "[\n" + "".join(f"    {value(one, spread=False)},\n" for one in item) + "]"
     if isinstance(item, dict):
-        inside = ", ".join(f"{key(name)} = {value(one)}" for name, one in item.items())
+        inside = ", ".join(f"{key(name)} = {value(one, spread=False)}" for name, one in item.items())
         return f"{{ {inside} }}" if inside else "{}"
     raise TypeError(f"TOML has no {type(item).__name__}")
 

@@ -13,7 +13,8 @@ from safesh.core.contain import INSTANCE, RUN_ID, Tree, ancestors, describe, gro
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable
+    from collections.abc import Iterable
+    from typing import Any
 
     from safesh._platform import Info
     from safesh.model import Member
@@ -33,7 +34,7 @@ def matches(argv: list[str], pattern: str) -> bool:
     if not wanted:
         return False
     for first in range(len(argv) - len(wanted) + 1):
-        if all(_fits(word, glob) for word, glob in zip(argv[first:], wanted)):
+        if all(_fits(word, glob) for word, glob in zip(argv[first:], wanted, strict=False)):
             return True
     return False
 

@@ -12,7 +12,8 @@ from safesh.model import LIVE_STATES, Member, Record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Iterable, Literal
+    from collections.abc import Iterable
+    from typing import Any, Literal
 
     from safesh._platform import Info
     from safesh.model import TargetSpec

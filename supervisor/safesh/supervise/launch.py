@@ -29,7 +29,8 @@ from safesh.supervise.plan import Plan
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import Any, Iterable, NoReturn
+    from collections.abc import Iterable
+    from typing import Any, NoReturn
 
     from safesh.model import TargetSpec
 else:
@@ -106,7 +107,11 @@ def _check_still_there(paths: InstancePaths, name: str, ready: dict[str, Any]) -
     deadline = monotonic() + PATIENCE
     while monotonic() < deadline:
         last, _problem = records.read_record(paths)
-        if last is None or last["run_id"] != ready["run_id"] or last["state"] not in ("starting", "running", "unhealthy"):
+        if (
+            last is None
+            or last["run_id"] != ready["run_id"]
+            or last["state"] not in ("starting", "running", "unhealthy")
+        ):
             break
         time.sleep(0.02)  # its keeper is about to say how it ended
     end = (last or {}).get("last_exit") or {}

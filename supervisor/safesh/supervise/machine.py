@@ -1,4 +1,4 @@
-"""The state machine: state × event → (action, next state). Every pair is answered.
+"""The state machine: state x event → (action, next state). Every pair is answered.
 
 Actions are names of ``Supervisor`` methods; the machine itself does nothing, so it can be read and tested whole.
 Readiness, health and limits are watchers that raise events; see ``watcher.py``.

@@ -1,7 +1,7 @@
 """What a running target depends on: told when it ends for good.
 
-A dependency that restarts by its own policy keeps its supervisor, and leaves its dependents alone: whether they can go on
-is for their own health check to say.
+A dependency that restarts by its own policy keeps its supervisor, and leaves its dependents alone: whether they can
+go on is for their own health check to say.
 """
 
 from __future__ import annotations

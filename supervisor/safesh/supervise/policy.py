@@ -6,7 +6,7 @@ import os
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Callable
+    from collections.abc import Callable
 
     from safesh.model import Backoff, ExitInfo, StartLimit, TargetSpec
 

@@ -44,9 +44,7 @@ class Context:
     than its first instruction; log, log_offset: where this run's output begins.
     """
 
-    def __init__(
-        self, cwd: str, env: dict[str, str], started_at: float, log: str = "", log_offset: int = 0
-    ) -> None:
+    def __init__(self, cwd: str, env: dict[str, str], started_at: float, log: str = "", log_offset: int = 0) -> None:
         self.cwd = cwd
         self.env = env
         self.started_at = started_at

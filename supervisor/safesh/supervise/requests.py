@@ -7,7 +7,8 @@ from safesh.supervise import control
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import socket as _socket
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
 
 class Desk:

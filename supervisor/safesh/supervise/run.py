@@ -19,7 +19,8 @@ from safesh.paths import remove
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
     from safesh._platform import Handle
     from safesh.instance.lock import Lock

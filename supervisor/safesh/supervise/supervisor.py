@@ -25,7 +25,8 @@ from safesh.supervise.watcher import Watcher
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from typing import Any, Callable
+    from collections.abc import Callable
+    from typing import Any
 
     from safesh.model import State
     from safesh.supervise.control import Client
@@ -65,6 +66,7 @@ class Supervisor:
         self.watchers: list[Watcher] = []  # of the instance
         self.run_watchers: list[Watcher] = []  # of this run
         self.code: int | None = None
+        self.farewell: dict[str, Any] = {}
 
     # ---- life
 
@@ -123,6 +125,8 @@ class Supervisor:
             except SafeshError as error:
                 self.journal.event("cleanup_failed", path=path, message=str(error))
         self.lock.release()
+        if self.farewell:
+            self._notify(self.farewell)
         verdict = self.verdict or Verdict(target=self.spec.name, run_id=self.record["run_id"])
         over = {"over": True, "state": self.state, "message": self.record["message"]}
         for client in clients:
@@ -469,7 +473,10 @@ class Supervisor:
             if not self.record["message"].startswith("stopped by") and self.sentence is None:
                 failed["message"] = f"{message} before it was ready"
             failed["log"] = last_words(self.record["log"], self.record["log_offset"], 5)
-        self._notify({"failed": failed})
+        if self.state == "backoff":
+            self._notify({"failed": failed})
+        else:
+            self.farewell = {"failed": failed}  # told when the lock is free, so that the next start finds it so
 
     def _do_give_up(self, _event: Event) -> None:
         error = self.refusal or SafeshError("was not started")
@@ -551,7 +558,7 @@ class Supervisor:
     # ---- requests
 
     def _serve(self, client: Client, request: dict[str, Any]) -> None:
-        """stop and restart: ``{"do", "now", "grace": seconds or null, "spec": for restart}``; wait: until it is ready."""
+        """stop and restart: ``{"do", "now", "grace": seconds or null, "spec": for restart}``; wait: until ready."""
         do = request.get("do")
         if do == "wait":
             if self.state in ("running", "unhealthy"):
