@@ -48,7 +48,9 @@ def status_sets(pid: int | str) -> dict[str, set[int]]:
     """SigBlk, SigIgn, SigCgt, SigPnd and ShdPnd of a process as sets of numbers (proc_pid_status(5))."""
     text = Path(f"/proc/{pid}/status").read_text() if isinstance(pid, int) else pid
     found = re.findall(r"^(Sig\w+|ShdPnd):\s*([0-9a-f]+)$", text, re.M)
-    return {name: {n for n in range(1, 65) if int(bits, 16) >> (n - 1) & 1} for name, bits in found}
+    # 32 and 33 are glibc's own: posix_spawn(3), which make uses, ignores them, and no program can change that.
+    numbers = [n for n in range(1, 65) if n not in (32, 33)]
+    return {name: {n for n in numbers if int(bits, 16) >> (n - 1) & 1} for name, bits in found}
 
 
 def state(pid: int) -> str:

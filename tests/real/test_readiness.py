@@ -247,3 +247,28 @@ def test_a_target_may_ask_for_more_time(home: Home, safe: Safe) -> None:
     config(home, 'notify = true, within = "0.7s"', "notify:EXTEND_TIMEOUT_USEC=20000000", "wait:1.2", "notify:READY=1")
     with safe.started("t") as result:
         assert "t is ready" in result.out
+
+
+@pytest.mark.parametrize("kind", ["tcp", "http"])
+def test_a_port_that_somebody_else_serves_is_no_sign_of_life(home: Home, safe: Safe, kind: str) -> None:
+    serve = (
+        "import http.server as s, sys; h = s.HTTPServer(('127.0.0.1', int(sys.argv[1])), s.SimpleHTTPRequestHandler)"
+    )
+    with procs.spawn(sys.executable, "-u", "-c", serve + "; print(h.server_port); h.serve_forever()", "0") as other:
+        port = other.wait_line(r"\d+").group(0)
+        probe = f'tcp = "127.0.0.1:{port}"' if kind == "tcp" else f'http = "http://localhost:{port}/"'
+        home.write_config(
+            f'[targets.t]\ncommand = "sleep 60"\nready = {{ {probe}, within = "1s" }}\nstop = {{ grace = "1s" }}\n'
+        )
+        refused = safe("start", "t", "--detach")
+        assert refused.rc != 0, refused
+        assert f"port {port} is taken by pid {other.pid}" in refused.err
+    # And a child of the target that listens is the run's.
+    code = serve + "; h.serve_forever()"
+    (home.project / "serve.py").write_text(code)
+    home.write_config(
+        f'[targets.t]\nshell = true\ncommand = "{sys.executable} serve.py {port} & wait"\n'
+        f'ready = {{ {probe}, within = "20s" }}\nstop = {{ grace = "1s" }}\n'
+    )
+    with safe.started("t"):
+        pass

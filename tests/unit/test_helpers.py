@@ -94,11 +94,14 @@ def test_spawn_ends_what_its_child_left_behind() -> None:
 
 FAMILY = """
 import os, time
+said, say = os.pipe()
 pid = os.fork()
 if pid == 0:
     os.setsid()  # away from our session: found by its mark
     os.write(1, b"ready %d %d\\n" % (os.getppid(), os.getpid()))
+    os.write(say, b"!")
     time.sleep(60)
+os.read(said, 1)
 """
 
 

@@ -14,6 +14,7 @@ The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen
 - ``HAS_SUBREAPER``: whether orphans stay with us, however they got away (``posix.py``: what is missed where not).
 - ``become_subreaper() -> bool``, ``is_subreaper() -> bool``: orphans below us re-parent to us (prctl(2)).
 - ``set_pdeathsig(sig) -> bool``, ``set_name(name)``: prctl(2); no-ops where there is none.
+- ``listeners(port) -> set[int]`` and ``sockets_of(pid) -> set[int] | None``: socket inodes, to tell whose port it is.
 - ``SignalSource(numbers)``: blocked or handled signals with ``fileno()`` to poll, ``read() -> list[int]``, ``close()``,
   which leaves handlers and mask as they were.
 - ``reopen(fd, flags) -> int``: an open file description of our own for somebody's terminal or pipe.
@@ -68,6 +69,7 @@ if sys.platform == "linux" and forced_backend() != "posix":
         environ,
         info,
         is_subreaper,
+        listeners,
         oom_kills,
         open_files,
         open_handle,
@@ -77,6 +79,7 @@ if sys.platform == "linux" and forced_backend() != "posix":
         scan,
         set_name,
         set_pdeathsig,
+        sockets_of,
         start_time,
         tee,
     )
@@ -93,6 +96,7 @@ else:
         environ,
         info,
         is_subreaper,
+        listeners,
         oom_kills,
         open_files,
         open_handle,
@@ -102,6 +106,7 @@ else:
         scan,
         set_name,
         set_pdeathsig,
+        sockets_of,
         start_time,
         tee,
     )
@@ -120,6 +125,7 @@ __all__ = [
     "forced_backend",
     "info",
     "is_subreaper",
+    "listeners",
     "oom_kills",
     "open_files",
     "open_handle",
@@ -129,6 +135,7 @@ __all__ = [
     "scan",
     "set_name",
     "set_pdeathsig",
+    "sockets_of",
     "start_time",
     "tee",
 ]

@@ -370,3 +370,32 @@ class SignalSource:
         """Everything as it was before; what has arrived and was not read acts now."""
         os.close(self._fd)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, self._mask)
+
+
+def listeners(port: int) -> set[int]:
+    """Inodes of the TCP sockets that listen on ``port`` in our network namespace (proc_net_tcp(5), state 0A)."""
+    found = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in _read(table).splitlines()[1:]:
+            fields = line.split()
+            if len(fields) > 9 and fields[3] == b"0A" and int(fields[1].rpartition(b":")[2], 16) == port:
+                found.add(int(fields[9]))
+    return found
+
+
+def sockets_of(pid: int) -> set[int] | None:
+    """Inodes of the sockets a process has open; None when its descriptors are closed to us."""
+    found = set()
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                target = os.readlink(f"/proc/{pid}/fd/{name}")
+            except FileNotFoundError:
+                continue
+            if target.startswith("socket:["):
+                found.add(int(target[8:-1]))
+    except FileNotFoundError:
+        return set()
+    except OSError:
+        return None
+    return found

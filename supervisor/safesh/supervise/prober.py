@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from safesh.clock import monotonic, wall
+from safesh.supervise.port_owner import PortOwner, loopback_port
 from safesh.supervise.probes import Check, Context
 from safesh.supervise.watcher import Watcher
 
@@ -27,6 +28,8 @@ class Prober(Watcher):
     def __init__(self, supervisor: Supervisor, run: LiveRun, probe: Probe) -> None:
         self.supervisor = supervisor
         self.probe = probe
+        port = loopback_port(probe)
+        self._owner = PortOwner(port) if port else None
         self.last: Result | None = None
         env = {}
         if probe.kind in ("command", "http", "tcp"):
@@ -95,9 +98,18 @@ class Prober(Watcher):
                 self._check = None
             if not self._judged:
                 self._judged = True
-                self.last = check.result
-                self.judge(check.result)
+                self.last = self._ours(check.result)
+                self.judge(self.last)
         self.plan()
+
+    def _ours(self, result: Result) -> Result:
+        """The result, unless it is the answer of somebody else on the port."""
+        if result.ok and self._owner is not None:
+            stranger = self._owner.find_stranger(self.supervisor.record)
+            if stranger:
+                result.ok = False
+                result.message = f"port {self._owner.port} is taken by {stranger}, which is not of this run"
+        return result
 
     def on_event(self, _event: str) -> None:
         if self.supervisor.state in _DOOMED:
