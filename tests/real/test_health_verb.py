@@ -442,3 +442,17 @@ def test_health_of_a_target_without_a_probe_costs_at_most_four_bare_pythons(home
             floor = seconds(bare)
             ratios.append(seconds([*CLI, "health", "t"]) / floor)
         assert statistics.median(ratios[1:]) <= 4, ratios
+
+
+def test_an_answer_from_somebody_elses_port_is_critical(home: Home, safe: Safe) -> None:
+    code = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+    with procs.spawn(sys.executable, "-c", code) as other:
+        port = other.wait_line(r"\d+").group(0)
+        home.write_config(
+            '[targets.t]\ncommand = "sleep 60"\n'
+            f'health = {{ tcp = {port}, interval = "1h", on_unhealthy = "notify" }}\n'
+        )
+        with safe.started("t"):
+            one = ask(safe, "t")
+            assert one.code == CRITICAL
+            assert f"taken by pid {other.pid}" in one.text

@@ -190,6 +190,8 @@ class Vitals:
         spec, record = self.spec, self._record
         health = record.get("health")
         status = health.get("status") if isinstance(health, dict) else ""
+        if ok and spec is not None and (stranger := self._stranger(spec)):
+            ok, message = False, stranger
         if ok and self.state == "unhealthy":
             self.say(WARNING, f"serves again ({message}), though its supervisor has not seen it yet")
         elif ok:
@@ -198,6 +200,16 @@ class Vitals:
             self.say(WARNING, f"in its start period: {message}")
         else:
             self.say(CRITICAL, f"unhealthy: {message}")
+
+    def _stranger(self, spec: TargetSpec) -> str:
+        """Who answered instead of the target, in words; "" for itself, or where nobody can tell."""
+        from safesh.supervise import port_owner
+
+        port = port_owner.loopback_port(spec.health if spec.health.kind else spec.ready)
+        if not port or not self._record.get("keeper"):
+            return ""
+        stranger = port_owner.look(port, self._record)[1]
+        return f"port {port} is taken by {stranger}, which is not of this run" if stranger else ""
 
 
 class Round:
