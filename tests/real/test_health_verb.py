@@ -456,3 +456,8 @@ def test_an_answer_from_somebody_elses_port_is_critical(home: Home, safe: Safe) 
             one = ask(safe, "t")
             assert one.code == CRITICAL
             assert f"taken by pid {other.pid}" in one.text
+
+
+def test_a_mistyped_line_is_unknown_to_a_monitor_and_not_critical(safe: Safe) -> None:
+    safe("health", "--jsn").check(UNKNOWN)
+    safe("status", "--jsn").check(2)

@@ -578,6 +578,16 @@ def test_the_defaults_of_the_schema_are_the_models() -> None:
             assert place[name] == default, key
 
 
+def test_a_circle_of_dependencies_is_told_as_its_path(write: Write) -> None:
+    error = refused(
+        write,
+        '[targets.a]\ncommand = "x"\ndepends_on = ["b"]\n[targets.b]\ncommand = "x"\ndepends_on = ["c"]\n'
+        '[targets.c]\ncommand = "x"\ndepends_on = ["b"]\n',
+    )
+    assert "a circle: b → c → b" in error.message
+    assert error.place.endswith("targets.c.depends_on")
+
+
 def test_the_repositorys_own_file_is_valid() -> None:
     path = str(ROOT / "safe.toml")
     loaded = _targets.build(Path(path).read_text(encoding="utf-8"), path)

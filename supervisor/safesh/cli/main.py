@@ -6,7 +6,7 @@ import os
 import sys
 
 from safesh.cli import grammar
-from safesh.errors import ResourceError, SafeshError, StateError, UsageError
+from safesh.errors import ResourceError, SafeshError, StateError, UsageError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 EX_SOFTWARE = 70  # a bug of ours; the numbers are those of sysexits.h
 _BROKEN_PIPE = 128 + 13  # what a shell shows for a program that SIGPIPE ended
 _INTERRUPTED = 128 + 2
+_UNKNOWN = 3  # to a monitor, 2 would mean that the target is down; a mistyped line says nothing about it
 
 
 def main(argv: list[str]) -> int:
@@ -84,7 +85,12 @@ def _run(argv: list[str]) -> int:
     if parsed is None:
         from safesh.cli import clickapp
 
-        result = clickapp.parse(argv)
+        try:
+            result = clickapp.parse(argv)
+        except UsageError as error:
+            if next((word for word in argv if not word.startswith("-")), "") == "health":
+                error.exit_code = _UNKNOWN
+            raise
         if isinstance(result, int):
             return result
         parsed = result
