@@ -6,7 +6,7 @@ import os
 import sys
 
 from safesh.cli import grammar
-from safesh.errors import ResourceError, SafeshError, StateError, UsageError, UsageError
+from safesh.errors import ResourceError, SafeshError, StateError, UsageError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
