@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
+_MARGIN = 0.5  # seconds in which a keeper whose grace is over kills and buries
 _ANSWER_SECONDS = 3.0  # a supervisor answers a request at once; one that is cleaning up, a little later
 
 
@@ -150,7 +151,8 @@ def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: boo
     if keeper is None:
         return verdict
     keeper.send(_signal.SIGCONT)
-    if now or not _wait_for(keeper, policy.grace + KILL_SECONDS + 1):
+    # The keeper gives the target's own grace; who asked for a shorter one gets it, by killing from here.
+    if now or not _wait_for(keeper, policy.grace + _MARGIN):
         tree = Tree(last["run_id"], keeper.pid, open_group(last["cgroup"]), spare=[keeper.pid])
         found = end_tree(tree, policy, now=True)
         tree.close()
