@@ -307,12 +307,7 @@ class _Keeper:
             self._take_over_log()
         if self.capture is not None:
             watch.register(self.capture.fileno(), select.POLLIN)
-        blind = False
-        for handle in handles:
-            if handle.fileno() >= 0:
-                watch.register(handle.fileno(), select.POLLIN)
-            else:
-                blind = True
+        blind = kill.register(watch, handles)
         if deadline is not None and monotonic() >= deadline:
             watch.poll(0)
         else:

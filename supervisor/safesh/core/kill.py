@@ -36,14 +36,20 @@ _LOOK_AGAIN = 0.05
 def wait_plainly(handles: list[Handle], deadline: float) -> bool:
     """A ``Wait`` for callers that hold no children: poll the pidfds, hurry nobody."""
     watch = select.poll()
+    blind = register(watch, handles)
+    watch.poll(poll_milliseconds(deadline, blind))
+    return False
+
+
+def register(watch: select.poll, handles: list[Handle]) -> bool:
+    """Have ``watch`` wake when one of them ends; True when some have no descriptor, so nobody wakes for those."""
     blind = False
     for handle in handles:
         if handle.fileno() >= 0:
             watch.register(handle.fileno(), select.POLLIN)
         else:
             blind = True
-    watch.poll(poll_milliseconds(deadline, blind))
-    return False
+    return blind
 
 
 def poll_milliseconds(deadline: float, blind: bool = False) -> float:

@@ -215,12 +215,7 @@ class LiveRun:
         watch.register(signal_fd, select.POLLIN)
         if self.capture is not None:
             watch.register(self.capture.fileno(), select.POLLIN)
-        blind = False
-        for handle in handles:
-            if handle.fileno() >= 0:
-                watch.register(handle.fileno(), select.POLLIN)
-            else:
-                blind = True
+        blind = kill.register(watch, handles)
         watch.poll(kill.poll_milliseconds(deadline, blind))
         if self.capture is not None and not self.capture.pump():
             self.close_log()
