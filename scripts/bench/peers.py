@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,9 +12,20 @@ from typing import Self
 
 from bench.stage import DEADLINE, ROOT, BenchError, Stage
 
-FOLDER = ROOT / ".venv-bench"  # Supervisor's own virtual environment; `make clean` removes it
+FOLDER = ROOT / ".venv-bench"  # the rivals' own virtual environment; `make clean` removes it
 _INSTALLING = 300.0
 _PACKAGES = {"tini": "tini", "dumb-init": "dumb-init"}
+LIBRARIES = ("sh", "plumbum", "invoke", "anyio", "pexpect")  # that start programs, as safesh's process API does
+_VERSIONS = """
+import importlib.metadata as metadata, json, sys
+found = {}
+for name in sys.argv[1:]:
+    try:
+        found[name] = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        pass
+print(json.dumps(found))
+"""
 
 
 class Peers:
@@ -23,16 +35,20 @@ class Peers:
         self.versions: dict[str, str] = {}
         self.missing: dict[str, str] = {}
         self.supervisor = ""  # the bin folder with supervisord and supervisorctl
+        self.python = ""  # the interpreter that has the libraries; "" where there is none
+        self.libraries: list[str] = []  # those of LIBRARIES that it has
 
     def has(self, name: str) -> bool:
         return name in self.versions
 
 
 def find(stage: Stage, *, install: bool, install_debian: bool, use: bool = True) -> Peers:
-    """Look for every rival. install: fetch Supervisor from PyPI; install_debian: tini and dumb-init with apt-get."""
+    """Look for every rival. install: fetch what PyPI has; install_debian: tini and dumb-init with apt-get."""
     peers = Peers()
     if not use:
-        peers.missing = dict.fromkeys(("supervisord", "tini", "dumb-init", "timeout"), "not asked for (--no-peers)")
+        peers.missing = dict.fromkeys(
+            ("supervisord", "tini", "dumb-init", "timeout", *LIBRARIES), "not asked for (--no-peers)"
+        )
         return peers
     if install_debian:
         _apt_get()
@@ -51,7 +67,39 @@ def find(stage: Stage, *, install: bool, install_debian: bool, use: bool = True)
     except (BenchError, OSError) as error:
         peers.supervisor = ""
         peers.missing["supervisord"] = str(error).replace("\n", " ")[-300:]
+    _find_libraries(stage, peers, install)
     return peers
+
+
+def _find_libraries(stage: Stage, peers: Peers, install: bool) -> None:
+    """And psutil, which safesh's own environment has as well."""
+    python = FOLDER / "bin" / "python"
+    wanted = [*LIBRARIES, "psutil"]
+    why = "not installed; a full run installs it"
+    found = _versions(stage, python, wanted)
+    lacking = [name for name in wanted if name not in found]
+    if lacking and install:
+        print(f"installing from PyPI into .venv-bench: {', '.join(lacking)} ...", flush=True)
+        try:
+            if not python.exists():
+                stage.call([stage.python, "-m", "venv", str(FOLDER)], _INSTALLING)
+            stage.call([str(python), "-m", "pip", "install", "-q", *lacking], _INSTALLING, **_proxies())
+        except BenchError as error:
+            why = str(error).replace("\n", " ")[-300:]
+        found = _versions(stage, python, wanted)
+    usable = "psutil" in found
+    peers.missing |= {name: why for name in LIBRARIES if not usable or name not in found}
+    if usable:
+        peers.python = str(python)
+        peers.libraries = [name for name in LIBRARIES if name in found]
+        peers.versions |= {name: f"{name} {found[name]}" for name in wanted if name in found}
+
+
+def _versions(stage: Stage, python: Path, names: list[str]) -> dict[str, str]:
+    if not python.exists():
+        return {}
+    found: dict[str, str] = json.loads(stage.call([str(python), "-c", _VERSIONS, *names]))
+    return found
 
 
 def _supervisor(stage: Stage, install: bool) -> str:

@@ -16,6 +16,7 @@ from bench.throughput import file_system
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+PROCESS_BEGIN, PROCESS_END = "<!-- process figures: begin -->", "<!-- process figures: end -->"
 
 
 class Results:
@@ -115,12 +116,20 @@ def closing(results: Results) -> str:
     return "\n".join(lines)
 
 
-def markdown(results: Results) -> str:
-    """The generated part of docs/benchmarks.md."""
+def parts(results: Results) -> list[tuple[str, str, list[Section]]]:
+    """The generated parts of docs/benchmarks.md that this run has figures for: first line, last line, sections."""
+    process = [section for section in results.sections if section.key.startswith("process-")]
+    targets = [section for section in results.sections if not section.key.startswith("process-")]
+    both = [(BEGIN, END, targets), (PROCESS_BEGIN, PROCESS_END, process)]
+    return [part for part in both if part[2]]
+
+
+def markdown(results: Results, begin: str, end: str, sections: list[Section]) -> str:
+    """One of them."""
     versions = "; ".join(value if name in value.lower() else f"{name} {value}"
                          for name, value in results.versions.items())  # fmt: skip
-    lines = [BEGIN, "", f"Measured {results.date} on {where(results)}.", f"Versions: {versions}."]
-    for section in results.sections:
+    lines = [begin, "", f"Measured {results.date} on {where(results)}.", f"Versions: {versions}."]
+    for section in sections:
         base = f"1 = {section.base}." if _is_ratio(section) else f"{section.base}."
         lines += ["", f"### {section.title}", "", base[0].upper() + base[1:], ""]
         lines += ["| | measured | half of the rounds lay in | promised | verdict | in plain units |"]
@@ -131,16 +140,19 @@ def markdown(results: Results) -> str:
             verdict = "**short**" if row.verdict == "short" else row.verdict
             lines.append(f"| {what} | {row.measured} | {row.spread} | {row.promise} | {verdict} | {row.absolute} |")
         lines += ["", *[f"Not measured: {line}." for line in section.missing]] if section.missing else []
-    short = [f"`{row.key}` ({row.measured}, promised {row.promise})" for row in results.short]
-    lines += ["", f"Short of its promise: {', '.join(short)}." if short else "No promise is missed.", "", END]
+    missed = [row for section in sections for row in section.rows if row.verdict == "short"]
+    short = [f"`{row.key}` ({row.measured}, promised {row.promise})" for row in missed]
+    lines += ["", f"Short of its promise: {', '.join(short)}." if short else "No promise is missed.", "", end]
     return "\n".join(lines)
 
 
 def write(results: Results, document: Path = DOCUMENT) -> None:
-    """Replace the generated part; the rest is written by people."""
+    """Replace the generated parts that were measured; the rest is written by people."""
     text = document.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    _old, end, tail = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"{document}: the lines {BEGIN} and {END} are missing; next: put them back")
-    document.write_text(head + markdown(results) + tail, encoding="utf-8")
+    for first, last, sections in parts(results):
+        head, begin, rest = text.partition(first)
+        _old, end, tail = rest.partition(last)
+        if not begin or not end:
+            sys.exit(f"{document}: the lines {first} and {last} are missing; next: put them back")
+        text = head + markdown(results, first, last, sections) + tail
+    document.write_text(text, encoding="utf-8")

@@ -57,6 +57,10 @@ class CommandNotExecutable(SafeshError):
     exit_code = 126
 
 
+class ArgumentsTooLong(CommandNotExecutable):
+    """Arguments and environment exceed what execve(2) takes (the shell's 126)."""
+
+
 class StateError(SafeshError):
     """A state file or folder of ours cannot be used or trusted: corrupt, foreign, a symlink, full."""
 

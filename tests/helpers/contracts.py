@@ -41,12 +41,12 @@ class Member:
 class Holder:
     """A driver process: ``with Holder("cgroup") as holder: holder.call("info", pid=1)``."""
 
-    def __init__(self, backend: str) -> None:
+    def __init__(self, backend: str, driver: Path = DRIVER) -> None:
         self.backend = backend
         self._spawn = Spawn(
             sys.executable,
-            str(DRIVER),
-            extra_env={"SAFESH_BACKEND": backend, "PYTHONPATH": str(SUPERVISOR)},
+            str(driver),
+            extra_env={"SAFESH_BACKEND": backend, "PYTHONPATH": f"{SUPERVISOR}{os.pathsep}{DRIVER.parents[1]}"},
         )
         self.run_id = uuid.uuid4().hex
         self.keeper: Member | None = None

@@ -7,8 +7,13 @@ The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen
 - ``info(pid) -> Info | None`` and ``scan() -> dict[int, Info]``: one process, or every visible one.
 - ``descendants(pid) -> dict[int, Info] | None``: those below a process at the price of those alone; None where there is
   no such way. For samples: it may miss one. ``pss(pid)``, ``open_files(pid) -> int | None``: None when nobody tells.
+- ``io_bytes(pid, alone=False) -> tuple[int, int] | None``: read from and written to storage, waited-for children's
+  included; ``alone``: by its first thread. None when nobody tells.
 - ``cmdline(pid) -> list[str]`` (empty when unreadable), ``environ(pid) -> dict | None``.
 - ``open_handle(pid, start) -> Handle | None``: a handle of exactly that process, None when it is gone.
+- ``open_child(pid, start)``: of our own child that nobody has collected; ``exit_status(handle) -> int | None``: the
+wait
+  status of one that somebody else has collected, where the kernel still tells it.
 - ``plain_handle(pid, start)``: the same without a descriptor. A handle's ``alive()`` is false for zombies, and its
   ``send()`` says false for them; a process whose first thread has ended lives as long as another does.
 - ``HAS_SUBREAPER``: whether orphans stay with us, however they got away (``posix.py``: what is missed where not).
@@ -67,10 +72,13 @@ if sys.platform == "linux" and forced_backend() != "posix":
         cmdline,
         descendants,
         environ,
+        exit_status,
         info,
+        io_bytes,
         is_subreaper,
         listeners,
         oom_kills,
+        open_child,
         open_files,
         open_handle,
         plain_handle,
@@ -94,10 +102,13 @@ else:
         cmdline,
         descendants,
         environ,
+        exit_status,
         info,
+        io_bytes,
         is_subreaper,
         listeners,
         oom_kills,
+        open_child,
         open_files,
         open_handle,
         plain_handle,
@@ -122,11 +133,14 @@ __all__ = [
     "cmdline",
     "descendants",
     "environ",
+    "exit_status",
     "forced_backend",
     "info",
+    "io_bytes",
     "is_subreaper",
     "listeners",
     "oom_kills",
+    "open_child",
     "open_files",
     "open_handle",
     "plain_handle",

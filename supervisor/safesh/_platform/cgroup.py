@@ -158,6 +158,13 @@ class Group:
                 return int(line.split()[1]) / 1e6
         return None
 
+    def cpu_times(self) -> tuple[float, float] | None:
+        """(user, system) seconds of the same."""
+        told = dict(line.split() for line in linux._read(os.path.join(self.path, "cpu.stat")).splitlines())
+        if b"user_usec" not in told or b"system_usec" not in told:
+            return None
+        return int(told[b"user_usec"]) / 1e6, int(told[b"system_usec"]) / 1e6
+
     def memory_bytes(self) -> int | None:
         """What the group holds, page cache left out: the kernel takes that back by itself. None without controller."""
         current = self.ceiling("memory.current")

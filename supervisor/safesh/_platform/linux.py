@@ -66,6 +66,22 @@ def _read(path: str) -> bytes:
         os.close(fd)
 
 
+def _read_record(path: str) -> bytes:
+    """As ``_read`` for a file of one record (``stat``, ``io``), which the kernel gives whole at the first read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            raise
+        return b""
+    try:
+        return os.read(fd, 4096)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
 def _parse(pid: int, stat: bytes) -> Info | None:
     # proc_pid_stat(5): the name is in parentheses and may hold any byte, so the fields count from the last one.
     head, _, tail = stat.rpartition(b")")
@@ -89,7 +105,7 @@ def _parse(pid: int, stat: bytes) -> Info | None:
 
 def info(pid: int) -> Info | None:
     """One process with owner and start in wall time; None when it is gone."""
-    found = _parse(pid, _read(f"/proc/{pid}/stat"))
+    found = _parse(pid, _read_record(f"/proc/{pid}/stat"))
     if found is not None:
         try:
             found.uid = os.stat(f"/proc/{pid}").st_uid
@@ -101,7 +117,7 @@ def info(pid: int) -> Info | None:
 
 def start_time(pid: int) -> int | None:
     """Clock ticks since boot (proc_pid_stat(5) field 22)."""
-    found = _parse(pid, _read(f"/proc/{pid}/stat"))
+    found = _parse(pid, _read_record(f"/proc/{pid}/stat"))
     return None if found is None else found.start
 
 
@@ -111,7 +127,7 @@ def scan() -> dict[int, Info]:
     for name in os.listdir("/proc"):
         if name.isdigit():
             pid = int(name)
-            one = _parse(pid, _read(f"/proc/{name}/stat"))
+            one = _parse(pid, _read_record(f"/proc/{name}/stat"))
             if one is not None:
                 found[pid] = one
     return found
@@ -135,7 +151,7 @@ def descendants(root: int, proc: str = "/proc") -> dict[int, Info] | None:
         for thread in threads:
             for word in _read(f"{proc}/{pid}/task/{thread}/children").split():
                 child = int(word)
-                one = _parse(child, _read(f"{proc}/{child}/stat"))
+                one = _parse(child, _read_record(f"{proc}/{child}/stat"))
                 if one is not None and child not in found and child != root:
                     found[child] = one
                     todo.append(child)
@@ -160,6 +176,20 @@ def open_files(pid: int) -> int | None:
         return os.stat(folder).st_size or len(os.listdir(folder))  # the size is the number since Linux 6.2
     except OSError:
         return None
+
+
+def io_bytes(pid: int, alone: bool = False) -> tuple[int, int] | None:
+    """Bytes fetched from and sent to storage (proc_pid_io(5)), what the page cache answered left out.
+
+    The process with its ended threads and the children it has waited for, whose own the kernel adds to it
+    (kernel/exit.c, wait_task_zombie); alone: its first thread and nothing else. None when closed to us or gone.
+    """
+    data = _read_record(f"/proc/{pid}/task/{pid}/io" if alone else f"/proc/{pid}/io")
+    at = data.find(b"\nread_bytes: ")
+    if at < 0:
+        return None
+    lines = data[at + 1 :].split(b"\n", 2)
+    return int(lines[0][12:]), int(lines[1][13:])
 
 
 def cmdline(pid: int) -> list[str]:
@@ -324,10 +354,43 @@ def open_handle(pid: int, start: int) -> Handle | PlainHandle | None:
         return PlainHandle(pid, start, info) if start_time(pid) == start else None
     handle = Handle(pid, start, fd)
     # The pid may have passed to another process before the open; it cannot any more.
-    if start_time(pid) != start:
+    try:
+        same = start_time(pid) == start
+    except OSError:  # this was the last descriptor
+        handle.close()
+        return PlainHandle(pid, start, info) if start_time(pid) == start else None
+    if not same:
         handle.close()
         return None
     return handle
+
+
+def open_child(pid: int, start: int) -> Handle | PlainHandle:
+    """A handle of a child that nobody has collected yet, so its pid needs no second look."""
+    try:
+        return Handle(pid, start, os.pidfd_open(pid))
+    except OSError:
+        return PlainHandle(pid, start, info)
+
+
+# linux/pidfd.h: _IOWR(0xFF, 11, struct pidfd_info), whose first 64 bytes end with the exit status.
+_PIDFD_GET_INFO = (3 << 30) | (64 << 16) | (0xFF << 8) | 11
+_PIDFD_INFO_EXIT = 8
+
+
+def exit_status(handle: Handle | PlainHandle) -> int | None:
+    """The wait status of a process that somebody else has collected; None before Linux 6.15, or without a pidfd."""
+    import fcntl
+
+    answer = bytearray(64)
+    answer[:8] = _PIDFD_INFO_EXIT.to_bytes(8, sys.byteorder)
+    try:
+        fcntl.ioctl(handle.fileno(), _PIDFD_GET_INFO, answer)
+    except (OSError, ValueError):
+        return None
+    if not int.from_bytes(answer[:8], sys.byteorder) & _PIDFD_INFO_EXIT:
+        return None
+    return int.from_bytes(answer[60:64], sys.byteorder)
 
 
 class SignalSource:

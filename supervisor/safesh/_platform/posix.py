@@ -33,7 +33,8 @@ else:
 
 __all__ = [
     "HAS_SUBREAPER", "MAXRSS_UNIT", "Info", "SignalSource", "become_subreaper", "boot_id", "cmdline", "descendants",
-    "environ", "info", "is_subreaper", "oom_kills", "open_files", "open_handle", "plain_handle", "pss", "reopen",
+    "environ", "exit_status", "info", "io_bytes", "is_subreaper", "oom_kills", "open_child", "open_files",
+    "open_handle", "plain_handle", "pss", "reopen",
     "scan", "set_name", "set_pdeathsig", "start_time", "tee",
 ]  # fmt: skip
 
@@ -232,6 +233,11 @@ def open_files(pid: int) -> int | None:
     return number
 
 
+def io_bytes(_pid: int, alone: bool = False) -> tuple[int, int] | None:
+    """None: not known here."""
+    return None
+
+
 def cmdline(pid: int) -> list[str]:
     """argv, empty for kernel threads, zombies and processes closed to us."""
     psutil = _load()
@@ -279,6 +285,16 @@ def set_name(_name: str) -> None:
 
 
 def oom_kills() -> int | None:
+    return None
+
+
+def open_child(pid: int, start: int) -> PlainHandle:
+    """A handle of a child that nobody has collected yet."""
+    return PlainHandle(pid, start, info)
+
+
+def exit_status(_handle: PlainHandle) -> int | None:
+    """None: what was collected cannot be asked for again (see ``linux.exit_status``)."""
     return None
 
 

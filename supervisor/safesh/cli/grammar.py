@@ -277,6 +277,29 @@ _ROWS = (
         codes=(("0", "shown"), ("2", "no such target")),
     ),
     Verb(
+        "history",
+        "show past runs: how they ended, what they used, where it leads",
+        "For each run: when, how long, how it ended, its peak memory and its CPU time. Below it what the samples of a "
+        "target say: average, maximum, 95th percentile, and the slope where there is one, with the time until a limit "
+        "of safe.toml is met. Without TARGET: every target of the project.",
+        target="one",
+        options=(
+            Option("--since", "how far back to look (default 7d)", kind="seconds", default=604800.0),
+            Option("--lines -n", "how many runs at most, 0 for all (default 20)", kind="count", default=20),
+            _JSON,
+            Option("--csv", "the runs as CSV on stdout, nothing else"),
+            Option("--plot", "draw the samples into FILE, a PNG (needs matplotlib)", kind="text", metavar="FILE"),
+        ),
+        examples=(
+            ("history", "the runs of the last week"),
+            ("history headless --since 30d", "one target, a month"),
+            ("history headless --plot memory.png", "as a picture"),
+            ("history --csv --lines 0", "for a spreadsheet"),
+            ("history --json", "for programs"),
+        ),
+        codes=(("0", "shown; also where there is nothing yet"), ("2", "no such target"), ("69", "no matplotlib")),
+    ),
+    Verb(
         "exec",
         "run a command as its init: forward signals, reap, time out",
         "No lock, no config, one process: a PID 1 for containers and scripts. Its own options: `exec --help`.",
@@ -288,6 +311,33 @@ _ROWS = (
             ("exec --timeout 5m --kill-after 30s -- job", "as timeout(1)"),
             ("exec --on-exit end -- ./run-tests.sh", "nothing survives it"),
             ("exec --session pgrp -- bash", "job control from a shell"),
+        ),
+    ),
+    Verb(
+        "metrics",
+        "tell Prometheus what runs and what it uses",
+        "Prints one sample of every metric, of the instances that `status` would show and of the system: for "
+        "node_exporter's textfile collector, from cron. With --listen it serves them instead, measured anew for each "
+        "scrape, until Ctrl-C or SIGTERM; that needs prometheus-client. What nobody knows is absent.",
+        target="",
+        options=(
+            Option("--output -o", "replace FILE at once, readable for all (mode 0644)", kind="text", metavar="FILE"),
+            Option("--format", "prometheus (0.0.4, the default) or openmetrics", kind="text", metavar="NAME"),
+            Option("--listen", "serve http://HOST:PORT/metrics; a PORT alone: 127.0.0.1", kind="text", metavar="ADDR"),
+        ),
+        examples=(
+            ("metrics", "one sample, on stdout"),
+            ("metrics -o /var/lib/node_exporter/safesh.prom", "from cron: in whole, or not at all"),
+            ("metrics --listen 127.0.0.1:9464", "for a Prometheus on this machine"),
+            ("metrics --format openmetrics", "the newer format"),
+        ),
+        codes=(
+            ("0", "printed, written, or served until it was told to end"),
+            ("1", "the port is taken or not allowed"),
+            ("2", "no such address or format, or FILE is no plain file"),
+            ("69", "prometheus-client is not installed"),
+            ("73", "FILE cannot be written"),
+            ("78", "safe.toml is wrong"),
         ),
     ),
     Verb(

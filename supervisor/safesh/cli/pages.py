@@ -53,6 +53,8 @@ _FILES = {
     "INSTANCE.json": "the status record; beside it INSTANCE.pid (the supervisor's) and INSTANCE.sock",
     "TARGET.log": "what it printed; rotated parts are TARGET.log.000001 and on",
     "events.jsonl": "what happened to the project's instances, one JSON object a line",
+    "history.db": "in the project's state folder: runs and samples, SQLite; a damaged one is kept aside",
+    "history.spool": "runs that the next look at the history takes in",
     "bin/safe-health.sh": "in the checkout: what a crontab calls every minute, where it is there",
 }
 _USUAL_FILES = ("safe.toml", "INSTANCE.lock", "INSTANCE.json")
@@ -65,6 +67,7 @@ _FILES_OF = {
     "exec": (),
     "completion": (),
     "help": (),
+    "history": ("safe.toml", "history.db", "history.spool"),
 }
 
 _ALSO = {
@@ -74,12 +77,14 @@ _ALSO = {
     "status": ("logs", "doctor", "start", "stop"),
     "kill-all": ("stop", "status"),
     "logs": ("status", "start"),
+    "history": ("status", "logs"),
     "exec": ("start",),
     "doctor": ("status",),
     "export": ("start", "health", "status"),
     "completion": ("help",),
     "init": ("start", "doctor"),
     "health": ("status", "start", "export"),
+    "metrics": ("status", "health"),
 }
 _ELSEWHERE = {
     "start": "docs/config.md",
@@ -87,6 +92,7 @@ _ELSEWHERE = {
     "export": "systemd.service(5), crontab(5)",
     "doctor": "docs/doctor.md",
     "init": "docs/config.md",
+    "metrics": "docs/metrics.md",
 }
 
 

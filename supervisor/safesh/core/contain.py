@@ -9,8 +9,10 @@ a kill that no fork outruns. The portable backend has neither: it knows sessions
 from __future__ import annotations
 
 import os
+import time
 
 from safesh import _platform
+from safesh.clock import wall
 from safesh.model import Member
 
 TYPE_CHECKING = False
@@ -25,6 +27,18 @@ INSTANCE = "SAFESH_INSTANCE"
 
 # pidfds kept open at once; members beyond that are told by pid and start time, checked at each signal.
 _MOST_HANDLES = min(400, max(0, os.sysconf("SC_OPEN_MAX")) // 2)
+
+
+def new_run_id() -> str:
+    """Sorts by time, unique by chance: ``20261121T140309-9f86d081``."""
+    global _stamp
+    second = int(wall())
+    if _stamp[0] != second:
+        _stamp = (second, time.strftime("%Y%m%dT%H%M%S-", time.gmtime(second)))
+    return _stamp[1] + os.urandom(4).hex()
+
+
+_stamp = (0, "")
 
 
 def choose_backend() -> tuple[Backend, str]:

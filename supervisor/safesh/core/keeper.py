@@ -12,7 +12,7 @@ import select
 
 from safesh import _platform, wire
 from safesh.clock import format_size, monotonic
-from safesh.core import fds, kill, reap
+from safesh.core import ctty, fds, kill, reap
 from safesh.core.contain import Tree, make_group
 from safesh.core.output import Capture
 from safesh.core.spawn import spawn
@@ -51,9 +51,12 @@ class Run:
         on_orphaned: Callable[[ExitInfo | None, Verdict], None],
         log: str = "",
         tty: int = -1,
+        errors: int = -1,
+        terminal: int = -1,
     ) -> None:
         """output: both ends of the log's pipe; keep_open: the lock's descriptor and the like. tty: a terminal whose
         foreground group the target becomes, with our stdio; there is no log then, and output is (-1, -1).
+        errors: a standard error apart from the output. terminal: becomes the controlling one of the target's session.
 
         on_orphaned(exit of the main process, verdict) runs in the keeper after it has ended the tree of a
         supervisor that vanished; log: where the target's output goes on until then.
@@ -67,6 +70,8 @@ class Run:
         self.on_orphaned = on_orphaned
         self.log = log
         self.tty = tty
+        self.errors = errors
+        self.terminal = terminal
 
 
 class KeeperLink:
@@ -126,7 +131,7 @@ def start_keeper(run: Run) -> KeeperLink:
         ends += [report, report_write]
         pid = os.fork()
         if pid == 0:
-            _keep(run, lifeline_read, report_write, parent)
+            keep(run, lifeline_read, report_write, parent)
     except OSError:
         for fd in ends:
             os.close(fd)
@@ -135,6 +140,11 @@ def start_keeper(run: Run) -> KeeperLink:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
     os.close(lifeline_read)
     os.close(report_write)
+    return link_to(pid, report, lifeline)
+
+
+def link_to(pid: int, report: int, lifeline: int) -> KeeperLink:
+    """The link to a keeper that is our unreaped child; the descriptors are the link's from here on."""
     os.set_blocking(report, False)
     start = _platform.start_time(pid)
     handle = _platform.open_handle(pid, start) if start is not None else None
@@ -142,11 +152,11 @@ def start_keeper(run: Run) -> KeeperLink:
     return KeeperLink(pid, handle or _platform.plain_handle(pid, start or 0), report, lifeline)
 
 
-def _keep(run: Run, lifeline: int, report: int, parent: int) -> NoReturn:
+def keep(run: Run, lifeline: int, report: int, parent: int, kind: type[Keeper] | None = None) -> NoReturn:
+    """A keeper's whole life, and with it this process's."""
     code = 1
     try:
-        keeper = _Keeper(run, lifeline, report, parent)
-        code = keeper.hold()
+        code = (kind or Keeper)(run, lifeline, report, parent).hold()
     except BaseException as error:  # nobody above would ever see it
         tell(report, {"event": "broken", "message": f"{type(error).__name__}: {error}"})
     finally:
@@ -163,7 +173,9 @@ def tell(fd: int, message: dict[str, Any]) -> None:
         pass
 
 
-class _Keeper:
+class Keeper:
+    """One run's keeper, in the process that is nothing else."""
+
     def __init__(self, run: Run, lifeline: int, report: int, parent: int) -> None:
         self.run = run
         self.lifeline = lifeline
@@ -192,12 +204,19 @@ class _Keeper:
         verdict = kill.end_tree(self.tree, policy, main=self.main, wait=self._wait_ending, now=now)
         self._collect()
         verdict.target = self.run.spec.name
-        self._tell({"event": "gone", "verdict": verdict.to_dict()})
+        self._tell({"event": "gone", "verdict": verdict.to_dict(), **self._account()})
         self._read_orders()
         if self.orphaned:
             self._close_log()
             self.run.on_orphaned(self.exit, verdict)
         return 0
+
+    def _before_exec(self) -> None:
+        """In the child."""
+
+    def _account(self) -> dict[str, Any]:
+        """What else to tell when the tree is gone (``core.holder`` adds what it used)."""
+        return {}
 
     def _take_over_log(self) -> None:
         """The supervisor is gone: a target that says much while it stops must not block on a full pipe."""
@@ -220,7 +239,8 @@ class _Keeper:
         _signal.pthread_sigmask(_signal.SIG_SETMASK, _signal.valid_signals())
         _signal.set_wakeup_fd(-1)
         if self.run.tty < 0:
-            os.setsid()
+            if not ctty.leads_session():  # an executed keeper was started as the leader of its own
+                os.setsid()
         else:
             # Job control needs the terminal's session, and a parent in another group of it (setpgid(2): orphaned).
             os.setpgid(0, 0)
@@ -228,7 +248,8 @@ class _Keeper:
         _platform.become_subreaper()
         os.chdir("/")
         run = self.run
-        fds.close_all_except([self.lifeline, self.report, run.stdin, *run.output, *run.keep_open])
+        of_target = [run.stdin, *run.output, run.errors, run.terminal]
+        fds.close_all_except([self.lifeline, self.report, *of_target, *run.keep_open])
         self.wake, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
         _signal.signal(_signal.SIGCHLD, lambda _number, _frame: None)
         _signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
@@ -254,22 +275,24 @@ class _Keeper:
         def enter() -> None:
             if lower is not None:
                 lower(limits)
+            self._before_exec()
 
+        stdio = (run.stdin, run.output[1], run.output[1] if run.errors < 0 else run.errors)
         try:
             pid = spawn(
                 run.spec.command,
                 cwd=run.spec.cwd,
                 env=run.env,
-                stdio=(run.stdin, run.output[1], run.output[1]) if run.tty < 0 else (0, 1, 2),
+                stdio=stdio if run.tty < 0 else (0, 1, 2),
                 session="new" if run.tty < 0 else "pgrp",
-                tty=run.tty,
+                tty=run.tty if run.tty >= 0 else run.terminal,
                 before_exec=enter,
                 fork=os.fork if group is None else group.fork,
             )
         except SafeshError as error:
             self.tree.remove_group()
-            failure = {"event": "refused", "code": error.exit_code, "message": error.message}
-            self._tell({**failure, "place": error.place, "hint": error.hint})
+            failure = {"event": "refused", "error": type(error).__name__, "code": error.exit_code}
+            self._tell({**failure, "message": error.message, "place": error.place, "hint": error.hint})
             return False
         # The child cannot be reaped before we do it, so its start time is there to be read.
         self.main = (pid, _platform.start_time(pid) or 0)
@@ -277,11 +300,11 @@ class _Keeper:
         if group is not None and not group.populated():
             self.tree.remove_group()  # it could not join; then the subreaper alone has to do
             group = self.tree.group
-        if run.output[1] >= 0:
-            os.close(run.output[1])
+        # Whatever of the target's stayed open here would keep its readers waiting for an end that never comes.
+        for fd in {run.stdin, run.output[1], run.errors, run.terminal}:
+            if fd > 2:
+                os.close(fd)
         fds.point_stdio_at_null()
-        if run.stdin > 2:
-            os.close(run.stdin)
         self._tell(
             {"event": "spawned", "pid": pid, "start": self.main[1], "group": group.path if group is not None else ""}
         )

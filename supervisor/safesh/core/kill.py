@@ -15,9 +15,11 @@ from safesh.model import Member, StopPolicy, Verdict
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal as _signal
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from safesh._platform import Handle, Info
+
+    Key = tuple[int, int]  # pid and start
 
     # wait(handles, deadline): return when one of them has ended, at the deadline (monotonic seconds), or with True
     # when somebody is in a hurry.
@@ -31,6 +33,9 @@ _FREEZE_SECONDS = 0.5
 _STOP_PASSES = 50
 # Handles without a descriptor cannot be polled; only the portable backend, and trees of hundreds, have them.
 _LOOK_AGAIN = 0.05
+# Beyond that many members their ends are taken in batches: each one costs a question to all the others.
+_MANY = 64
+_BATCH = 0.01
 
 
 def wait_plainly(handles: list[Handle], deadline: float) -> bool:
@@ -91,30 +96,36 @@ class _Ending:
             if one.state == "T":  # a stopped process takes its signal only once it runs again
                 self.send(one, _signal.SIGCONT)
 
-    def ask_and_wait(self, main: tuple[int, int] | None, deadline: float) -> bool:
+    def ask_and_wait(self, mains: Collection[Key], main_of: Callable[[Info], Key | None], deadline: float) -> bool:
         """Ask, then wait for an empty tree; False when the grace is over or somebody hurries."""
         signal = signals.number(self.policy.signal)
         label = signals.name(signal)
-        whole = self.policy.scope == "tree" or main is None
+        # Main processes whose own members are not asked as long as they are there.
+        first = set(mains) if self.policy.scope == "main" else set()
         while True:
+            looked = monotonic()
             members = self.tree.look()
+            # Of many runs each may end at its own time; looking must not become all that we do, nor waiting.
+            pause = min(4 * (monotonic() - looked), self.policy.grace / 8) if len(mains) > 1 else 0.0
             if not members:
                 if self.tree.is_empty():
                     return True
                 if monotonic() >= deadline or self.wait([], min(deadline, monotonic() + _LOOK_AGAIN / 5)):
                     return False
                 continue
-            if not whole and main not in [(one.pid, one.start) for one in members.values()]:
-                # The main process has gone: what it left behind gets the same chance in what is left of the grace.
-                whole = True
+            # Where the main process has gone, what it left behind gets the same chance in what is left of the grace.
+            first &= {(one.pid, one.start) for one in members.values()}
             for one in members.values():
-                if whole or (one.pid, one.start) == main:
+                main = main_of(one)
+                if main not in first or main == (one.pid, one.start):
                     self.ask(one, signal, label)
             while handles := self.tree.living():
                 # Before the wait: it may have ended already, and then no handle would tell.
-                if not whole and main not in [(handle.pid, handle.start) for handle in handles]:
+                if first and not first <= {(handle.pid, handle.start) for handle in handles}:
+                    if pause and self.wait([], min(deadline, looked + pause)):
+                        return self.tree.is_empty()
                     break
-                if monotonic() >= deadline or self.wait(handles, deadline):
+                if monotonic() >= deadline or self.wait(handles, deadline) or self._batch(handles, deadline):
                     return self.tree.is_empty()
             if monotonic() >= deadline:  # somebody who is never the same for long
                 return self.tree.is_empty()
@@ -144,11 +155,16 @@ class _Ending:
             self.tree.signal_groups(_signal.SIGKILL)
             while (handles := self.tree.living()) and monotonic() < deadline:
                 self.wait(handles, min(deadline, monotonic() + _FREEZE_SECONDS))
+                self._batch(handles, deadline)
             if monotonic() >= deadline:
                 break
         if group is not None:
             group.thaw()
         return self.tree.look()
+
+    def _batch(self, handles: list[Handle], deadline: float) -> bool:
+        """After an end among many: give others the time to end too; True when somebody hurries."""
+        return len(handles) > _MANY and self.wait([], min(deadline, monotonic() + _BATCH))
 
     def _hold_still(self, deadline: float) -> dict[int, Info]:
         """SIGSTOP until a pass finds no new member, so that nobody forks while the list is worked off.
@@ -170,13 +186,14 @@ class _Ending:
             members = self.tree.look()
         return members
 
-    def verdict(self, survivors: dict[int, Info], seconds: float) -> Verdict:
+    def verdict(self, survivors: dict[int, Info], seconds: float, why: str = "") -> Verdict:
+        """why: the reason told of survivors that have none of their own."""
         left = []
         for one in survivors.values():
             reason = self.denied.get((one.pid, one.start), "")
             if not reason and one.state == "D":
                 reason = "in uninterruptible sleep (D): it ends when the kernel's I/O returns"
-            left.append(describe(one, reason or f"still there {KILL_SECONDS:.0f} s after SIGKILL"))
+            left.append(describe(one, reason or why or f"still there {KILL_SECONDS:.0f} s after SIGKILL"))
         if not left:
             self.wait([], monotonic())  # what has ended is collected first
             if not self.tree.is_empty():
@@ -196,23 +213,41 @@ def end_tree(
     tree: Tree,
     policy: StopPolicy,
     *,
-    main: tuple[int, int] | None = None,
+    main: Key | None = None,
+    mains: Collection[Key] = (),
+    main_of: Callable[[Info], Key | None] | None = None,
     wait: Wait = wait_plainly,
     now: bool = False,
+    force: bool = True,
 ) -> Verdict:
     """End every member of ``tree`` and return the verdict; success means zero survivors.
 
-    main: (pid, start) of the process that ``policy.scope == "main"`` asks first; now: kill without asking.
+    main: (pid, start) of the process that ``policy.scope == "main"`` asks first; now: kill without asking; force:
+    kill after the grace, else who is still there then is a survivor.
+    A tree of several runs names their ``mains``, and ``main_of`` tells which of them a member belongs to.
     Takes at most ``policy.grace`` + ``KILL_SECONDS`` seconds, less when everybody cooperates.
     """
     started = monotonic()
     ending = _Ending(tree, policy, wait)
     if main is not None:
-        tree.adopt(*main, leads=True)  # a target leads its session
+        mains = (main,)
+    if main_of is None:
+
+        def main_of(_one: Info) -> Key | None:
+            return main
+
+    for one in mains:
+        tree.adopt(*one, leads=True)  # a target leads its session
     survivors: dict[int, Info] = {}
-    if now or not ending.ask_and_wait(main, started + policy.grace):
-        survivors = ending.kill(monotonic() + KILL_SECONDS)
-    verdict = ending.verdict(survivors, monotonic() - started)
+    why = ""
+    if now or not ending.ask_and_wait(mains, main_of, started + policy.grace):
+        if force:
+            survivors = ending.kill(monotonic() + KILL_SECONDS)
+        else:
+            survivors = tree.look()
+            label = signals.name(signals.number(policy.signal))
+            why = f"still there {policy.grace:g} s after {label}; force=True kills it"
+    verdict = ending.verdict(survivors, monotonic() - started, why)
     if verdict.ok:
         tree.remove_group()
     return verdict

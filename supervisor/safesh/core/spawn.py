@@ -11,7 +11,14 @@ import errno
 import os
 
 from safesh.core.ctty import take_foreground, take_terminal
-from safesh.errors import CommandNotExecutable, CommandNotFound, ConfigError, ResourceError, SafeshError
+from safesh.errors import (
+    ArgumentsTooLong,
+    CommandNotExecutable,
+    CommandNotFound,
+    ConfigError,
+    ResourceError,
+    SafeshError,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,27 +68,18 @@ def spawn(
     try:
         reading, writing = os.pipe()
     except OSError as error:
-        raise _exhausted(argv[0], error) from None
+        raise explain_exhausted(argv[0], error) from None
     # All signals wait: one delivered between fork and exec would run the parent's handler in the child,
     # or be swallowed there, and one aimed at the parent must find its loop, not this call.
     before = _signal.pthread_sigmask(_signal.SIG_BLOCK, _signal.valid_signals())
     try:
         pid = fork()
         if pid == 0:
-            try:
-                os.close(reading)
-                writing = _above_stdio(writing)
-                _become(argv, cwd, environment, stdio, session, tty, sigmask, ignored, before_exec, pass_fds)
-            except _Failure as failure:
-                os.write(writing, f"{failure.stage} {failure.number} {failure.detail}".encode(errors="replace"))
-            except BaseException as error:
-                number = error.errno if isinstance(error, OSError) and error.errno else 0
-                os.write(writing, f"prepare {number} {type(error).__name__}: {error}".encode(errors="replace")[:4000])
-            finally:
-                os._exit(127)
+            os.closerange(reading, reading + 1)  # which cannot raise: nothing may get past become
+            become(writing, argv, cwd, environment, stdio, session, tty, sigmask, ignored, before_exec, pass_fds)
     except OSError as error:
         os.close(reading)
-        raise _exhausted(argv[0], error) from None
+        raise explain_exhausted(argv[0], error) from None
     finally:
         os.close(writing)
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
@@ -93,9 +91,14 @@ def spawn(
         os.close(reading)
     if report:
         os.waitpid(pid, 0)
-        stage, code, detail = report.decode(errors="replace").split(" ", 2)
-        raise _explain(argv[0], cwd, stage, int(code), detail)
+        raise read_failure(report, argv[0], cwd)
     return pid
+
+
+def read_failure(report: bytes, name: str, cwd: str | None) -> SafeshError:
+    """The error that ``become`` wrote."""
+    stage, code, detail = report.decode(errors="replace").split(" ", 2)
+    return explain(name, cwd, stage, int(code), detail)
 
 
 class _Failure(Exception):
@@ -112,6 +115,33 @@ def _above_stdio(fd: int) -> int:
     while fd < 3:
         fd = os.dup(fd)
     return fd
+
+
+def become(
+    telling: int,
+    argv: Sequence[str],
+    cwd: str | None,
+    env: dict[str, str],
+    stdio: Sequence[int] = (0, 1, 2),
+    session: Session = "keep",
+    tty: int = -1,
+    sigmask: Collection[int] = (),
+    ignored: Collection[int] = (),
+    before_exec: Callable[[], object] | None = None,
+    pass_fds: Collection[int] = (),
+) -> NoReturn:
+    """In the process that is to be the program, all signals blocked: see ``spawn``. Why not goes to ``telling``, a pipe
+    that exec closes."""
+    try:
+        telling = _above_stdio(telling)
+        _become(argv, cwd, env, stdio, session, tty, sigmask, ignored, before_exec, pass_fds)
+    except _Failure as failure:
+        os.write(telling, f"{failure.stage} {failure.number} {failure.detail}".encode(errors="replace"))
+    except BaseException as error:
+        number = error.errno if isinstance(error, OSError) and error.errno else 0
+        os.write(telling, f"prepare {number} {type(error).__name__}: {error}".encode(errors="replace")[:4000])
+    finally:
+        os._exit(127)
 
 
 def _become(
@@ -195,7 +225,8 @@ def _exec(argv: Sequence[str], env: dict[str, str]) -> NoReturn:
     raise _Failure("exec", errno.EACCES if denied else errno.ENOENT, denied)
 
 
-def _exhausted(name: str, error: OSError) -> ResourceError:
+def explain_exhausted(name: str, error: OSError) -> ResourceError:
+    """No descriptor, process or memory left to start ``name``."""
     return ResourceError(
         f"cannot be started: {error.strerror}",
         place=name,
@@ -203,7 +234,8 @@ def _exhausted(name: str, error: OSError) -> ResourceError:
     )
 
 
-def _explain(name: str, cwd: str | None, stage: str, number: int, detail: str) -> SafeshError:
+def explain(name: str, cwd: str | None, stage: str, number: int, detail: str) -> SafeshError:
+    """The error for a step between fork and exec. number: errno, 0 for none; detail: the path tried, or words."""
     reason = os.strerror(number) if number else detail
     if stage == "cwd":
         return ConfigError(reason, place=str(cwd), hint="make the folder, or change cwd")
@@ -213,6 +245,12 @@ def _explain(name: str, cwd: str | None, stage: str, number: int, detail: str) -
         return ResourceError(f"could not be prepared: {detail}", place=name)
     if number in _EXHAUSTED:
         return ResourceError(f"cannot be started: {reason}", place=name)
+    if number == errno.E2BIG:
+        return ArgumentsTooLong(
+            reason,
+            place=name,
+            hint="pass the data through a file or standard input; getconf ARG_MAX tells the limit",
+        )
     if number != errno.ENOENT:
         if number == errno.EACCES and os.path.isdir(os.path.join(cwd or "", detail)):
             return CommandNotExecutable(os.strerror(errno.EISDIR), place=name, hint="name the program inside it")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from safesh.config import Config
 
 OLDEST_PYTHON = (3, 11)
-# As in setup.cfg; a test holds both against each other. Module and distribution have one name.
+# As in setup.cfg; a test holds both against each other.
 LIBRARIES = {
     "psutil": "5.9",
     "filelock": "3.12",
@@ -27,7 +27,9 @@ LIBRARIES = {
     "colorama": "0.4.6",
     "rich": "13",
     "msgspec": "0.18.5",
+    "python-dotenv": "1.0",
 }
+MODULES = {"python-dotenv": "dotenv"}  # of a distribution that is imported by another name
 # (module, distribution, what needs it)
 EXTRAS = (
     ("apprise", "apprise", "notifications by mail and chat"),
@@ -55,11 +57,12 @@ def check_libraries(_subject: Subject) -> Finding:
     vendor.add_site_packages()
     good, bad = [], []
     for name, oldest in LIBRARIES.items():
+        module = MODULES.get(name, name)
         try:
-            importlib.import_module(name)  # found is not enough: one built for another Python cannot be imported
+            importlib.import_module(module)  # found is not enough: one built for another Python cannot be imported
             version = importlib.metadata.version(name)
         except ImportError as error:
-            missing = importlib.util.find_spec(name) is None
+            missing = importlib.util.find_spec(module) is None
             bad.append(f"{name} is missing" if missing else f"{name} cannot be imported: {error}")
             continue
         if _numbers(version) < _numbers(oldest):

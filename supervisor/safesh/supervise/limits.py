@@ -8,81 +8,22 @@ from __future__ import annotations
 
 import time
 
-from safesh.clock import format_duration, format_size, monotonic
+from safesh.clock import monotonic
 from safesh.core import ceilings
 from safesh.core.contain import open_group
 from safesh.core.keeper import BY_KERNEL
+from safesh.core.meter import SETTLED, WORDS, Meter
 from safesh.core.usage import Census, tree_usage
 from safesh.supervise.watcher import Watcher
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from safesh.model import Limit
     from safesh.supervise.run import LiveRun
     from safesh.supervise.supervisor import Supervisor
 
 _SHARE = 0.005  # of a core, for looking
 _LONGEST = 30.0  # seconds between two looks, however dear they are
-_SETTLED = 0.9  # of the limit: below it a passed limit is over
 _MINUTE = 60.0
-
-
-def _count(number: float) -> str:
-    return f"{number:.0f}"
-
-
-def _percent(number: float) -> str:
-    return f"{number:.0f}%"
-
-
-# name in safe.toml -> (name in messages, how its numbers are shown)
-_WORDS: dict[str, tuple[str, Callable[[float], str]]] = {
-    "memory": ("memory", format_size),
-    "cpu": ("cpu", _percent),
-    "max_runtime": ("runtime", format_duration),
-    "processes": ("processes", _count),
-    "open_files": ("open files", _count),
-    "log_growth": ("log growth", lambda number: format_size(number) + "/min"),
-}
-
-
-class Meter:
-    """One limit of one run: since when it has been passed, and whether that was told."""
-
-    def __init__(self, name: str, limit: Limit) -> None:
-        self.name = name
-        self.limit = limit
-        self.told = False
-        self._since: float | None = None
-
-    def judge(self, used: float, now: float, began: float | None = None) -> str:
-        """``crossed`` once an episode, when the limit has been passed for as long as it says; ``over`` at its end.
-
-        now, began: monotonic seconds; what was used between the two (an average) has been used since ``began``.
-        """
-        if used > self.limit.most:
-            if self._since is None:
-                self._since = now if began is None else began
-            if not self.told and now - self._since >= self.limit.lasting:
-                self.told = True
-                return "crossed"
-        elif not self.told:
-            self._since = None
-        elif used < _SETTLED * self.limit.most:
-            self.told = False
-            self._since = None
-            return "over"
-        return ""
-
-    def words(self, used: float | None = None) -> str:
-        """``memory limit 512 MiB, used 530 MiB``."""
-        label, show = _WORDS[self.name]
-        text = f"{label} limit {show(self.limit.most)}"
-        if self.limit.lasting:
-            text += f" for {format_duration(self.limit.lasting)}"
-        return text if used is None else f"{text}, used {show(used)}"
 
 
 class LimitsWatcher(Watcher):
@@ -94,7 +35,7 @@ class LimitsWatcher(Watcher):
         self.limits = supervisor.spec.limits
         self.interval = self.limits.interval
         self.meters: dict[str, Meter] = {}
-        for name in _WORDS:
+        for name in WORDS:
             limit = getattr(self.limits, name)
             if limit.most > 0:
                 self.meters[name] = Meter(name, limit)
@@ -180,7 +121,7 @@ class LimitsWatcher(Watcher):
         held = census.group.memory_bytes() if memory is not None and census.group is not None else None
         usage = tree_usage(
             members,
-            exact_above=float("inf") if memory is None else memory.limit.most * (_SETTLED if memory.told else 1),
+            exact_above=float("inf") if memory is None else memory.limit.most * (SETTLED if memory.told else 1),
             memory=memory is not None and held is None,
             files="open_files" in self.meters,
         )

@@ -8,7 +8,7 @@ import select
 from safesh import _platform
 from safesh.clock import monotonic, wall
 from safesh.core import kill, reap, signals
-from safesh.core.contain import INSTANCE, RUN_ID, Tree, group_path, open_group
+from safesh.core.contain import INSTANCE, RUN_ID, Tree, group_path, new_run_id, open_group
 from safesh.core.environment import inherited
 from safesh.core.keeper import KeeperLink, Run, start_keeper
 from safesh.core.output import Capture
@@ -28,13 +28,6 @@ if TYPE_CHECKING:
     from safesh.supervise.journal import Journal
 
 _DRAIN_SECONDS = 2.0
-
-
-def new_run_id() -> str:
-    """Sorts by time, unique by chance: ``20261121T140309-9f86d081``."""
-    import time
-
-    return time.strftime("%Y%m%dT%H%M%S-", time.gmtime(wall())) + os.urandom(4).hex()
 
 
 def _size(path: str) -> int:

@@ -1,0 +1,1 @@
+"""What the system, every process and every tree use: snapshots, samples, history, exporter."""

@@ -1,0 +1,445 @@
+"""Talking to, signalling and ending processes by pid; those of this API, and where it makes sense any other."""
+
+from __future__ import annotations
+
+import re
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from safesh.clock import monotonic
+from safesh.model import StopPolicy, Verdict
+from safesh.process import foreign, glance, loop, registry
+from safesh.process.command import as_bytes, parse_timeout, refuse
+from safesh.process.endings import end_jobs
+from safesh.process.errors import CommandTimeout, NotManaged, StdinClosed
+
+if TYPE_CHECKING:
+    from safesh.process.job import Job
+    from safesh.process.streams import Stream
+
+    Until = str | bytes | re.Pattern[str] | re.Pattern[bytes] | Callable[[Any], object] | None
+
+TERMINATE_GRACE = 3.0  # seconds between the question and the kill, or the answer that it is still there
+
+
+def read_from_process(pid: int, timeout: float | None = 0.0, *, stream: str = "stdout", size: int = -1) -> Any:
+    """Output that nobody has read yet: text, or bytes of a command with ``encoding=None``; "" when there is none.
+
+    timeout: seconds to wait for something to come, or the end of it; 0 takes what is there; None waits for ever.
+    size: at most so many bytes. What was dropped (``get_process_output_info``) is passed over.
+
+    Raises NotManaged for a process this API did not start, NoSuchProcess for none, InvalidCommand for bad arguments.
+    """
+    job = registry.need(pid, "reading its output")
+    wait = parse_timeout(timeout)
+    _check_stream(stream)
+    deadline = None if wait is None else monotonic() + wait
+    with job.talk:
+        found = _take(job, stream, size)
+        if not found:
+            _wait_for_output(job, stream, deadline)
+            found = _take(job, stream, size)
+    return _given(job, found)
+
+
+def _check_stream(stream: str) -> None:
+    if stream not in ("stdout", "stderr"):
+        refuse("stream", f"expected 'stdout' or 'stderr', not {stream!r}")
+
+
+def _given(job: Job, data: bytes) -> Any:
+    return data if job.encoding is None else job.decode(data)
+
+
+def _take(job: Job, stream: str, size: int = -1) -> bytes:
+    """What is unread; whole characters only, as long as more may come."""
+    with job.lock:
+        store = job.spool(stream)
+        if store is None:
+            return b""
+        rest = job.rest.pop(stream, b"")
+        if 0 <= size < len(rest):
+            job.rest[stream] = rest[size:]
+            return rest[:size]
+        data = rest + store.read(size - len(rest) if size >= 0 else -1)
+        if size < 0 and job.encoding is not None and not job.over:
+            keep = _unfinished(data, job.encoding)
+            if keep:
+                job.rest[stream] = data[-keep:]
+                data = data[:-keep]
+        return data
+
+
+def _unfinished(data: bytes, encoding: str) -> int:
+    """Bytes at the end that begin a character of UTF-8 and do not finish it (0 for other encodings)."""
+    if encoding.replace("_", "-").lower() not in ("utf-8", "utf8"):
+        return 0
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue
+        length = 2 if byte & 0xE0 == 0xC0 else 3 if byte & 0xF0 == 0xE0 else 4 if byte & 0xF8 == 0xF0 else 1
+        return back if length > back else 0
+    return 0
+
+
+def _wait_for_output(job: Job, stream: str, deadline: float | None) -> None:
+    """Until something is unread or nothing more can come; reads in this very thread, without a hand-over."""
+    ours = job.out if stream == "stdout" else job.err
+    store = job.spool(stream)
+    if ours is None or store is None:
+        return
+    with _Ear(job, ours) as ear:
+        while not store.unread and ear.hear(deadline):
+            pass
+
+
+class _Ear:
+    """Takes a stream over from the loop for as long as a conversation lasts."""
+
+    def __init__(self, job: Job, stream: Stream) -> None:
+        self.job = job
+        self.stream = stream
+        self._fd = -1
+
+    def __enter__(self) -> _Ear:
+        fd = self.stream.fd
+        if fd >= 0:
+            self._fd = fd
+            loop.get().mute(fd)
+            watch = self.job.ear
+            if watch is None or watch[0] != fd:
+                poll = select.poll()
+                poll.register(fd, select.POLLIN)
+                self.job.ear = (fd, poll)
+        return self
+
+    def hear(self, deadline: float | None) -> bool:
+        """Wait for bytes and take them into the store; False at the deadline and at the end of the output."""
+        stream, job = self.stream, self.job
+        if stream.fd < 0 or job.ear is None:
+            return False
+        wait = None if deadline is None else deadline - monotonic()
+        if wait is not None and wait <= 0:
+            wait = 0.0
+        if not job.ear[1].poll(None if wait is None else wait * 1000 + 0.999):
+            return False
+        with job.lock:
+            if stream.fd < 0:
+                return False
+            if stream.pump():
+                return True
+            loop.get().close_stream(stream)
+        loop.get().progress(job)
+        return False
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._fd >= 0 and self.stream.fd == self._fd:
+            loop.get().unmute(self._fd)
+
+
+def get_process_output_info(pid: int, *, stream: str = "stdout") -> dict[str, int]:
+    """``{"size", "lines", "dropped", "unread"}``: bytes and newlines so far, bytes gone before anybody read them."""
+    job = registry.need(pid, "asking for its output")
+    _check_stream(stream)
+    with job.lock:
+        store = job.spool(stream)
+        if store is None:
+            return {"size": 0, "lines": 0, "dropped": 0, "unread": 0}
+        return {
+            "size": store.size,
+            "lines": store.lines,
+            "dropped": store.dropped,
+            "unread": store.unread + len(job.rest.get(stream, b"")),
+        }
+
+
+def write_to_process(pid: int, data: str | bytes = b"", timeout: float | None = None, *, close: bool = False) -> int:
+    """Write to its standard input; how many bytes. Returns once they are handed over to the kernel.
+
+    Whatever the command says meanwhile is read, so no order of writing and reading can lock up; only a command that
+    does not read its input makes this wait, at most ``timeout`` seconds. From one of its own callbacks nothing is
+    waited for: the data is queued. close: nothing follows; it then reads its end of file.
+
+    Raises StdinClosed when nobody reads there any more, CommandTimeout (the rest stays queued), NotManaged,
+    NoSuchProcess.
+    """
+    job = registry.need(pid, "writing to it")
+    wait = parse_timeout(timeout)
+    content = as_bytes(data, job.encoding, "data")
+    feed = job.feed
+    with job.lock:
+        if feed is None or not feed.is_open:
+            if not len(content) and close:
+                return 0
+            raise _closed(job)
+        if job.taken is None:
+            job.taken = threading.Event()
+        job.taken.clear()
+        feed.push(content)
+        feed.closing = close
+        loop.get().push(job)
+        if feed.broken:
+            raise _closed(job)
+        if not feed.waiting:
+            return len(content)
+    if job.waits_for_itself or loop.is_loop_thread():
+        return len(content)
+    if not job.taken.wait(wait):
+        raise CommandTimeout(
+            f"took {len(content) - feed.waiting} of {len(content)} bytes within {wait:g} s; the rest is queued",
+            place=f"pid {pid}",
+            timeout=wait or 0.0,
+        )
+    with job.lock:
+        if feed.lost:
+            raise _closed(job)
+    return len(content)
+
+
+def _closed(job: Job) -> StdinClosed:
+    why = "it has ended" if job.over or job.exited else "its standard input is closed"
+    return StdinClosed(f"{why}; nothing can be written to it", place=f"pid {job.pid}")
+
+
+def communicate_with_process(
+    pid: int, data: str | bytes = b"", timeout: float | None = 10.0, until: Until = "\n", *, close: bool = False
+) -> Any:
+    """Send a message and return the answer: all unread output up to and with ``until``, and no byte more.
+
+    until: text or bytes that ends the answer, a compiled pattern, or a function of the output so far that says true;
+    None takes everything to the end of the output. What comes after stays unread. One conversation at a time.
+
+    Raises CommandTimeout when the answer was not there within ``timeout`` seconds: what had come stays unread.
+    StdinClosed when the message could not be sent; an output that ends before ``until`` is returned as it is.
+    """
+    job = registry.need(pid, "talking to it")
+    wait = parse_timeout(timeout)
+    deadline = None if wait is None else monotonic() + wait
+    find = _finder(until, job)
+    stream = job.out
+    store = job.spool("stdout")
+    if stream is None or store is None:
+        raise NotManaged("its output is not kept here", place=f"pid {pid}")
+    if not job.talk.acquire(timeout=-1 if wait is None else wait):
+        raise CommandTimeout("is in another conversation", place=f"pid {pid}", timeout=wait or 0.0)
+    try:
+        with _Ear(job, stream) as ear:
+            if len(data) or close:
+                _send(job, pid, data, close)
+            with job.lock:
+                answer = job.rest.pop("stdout", b"") + store.read()
+            searched = 0
+            while True:
+                end = find(answer, searched)
+                if end >= 0:
+                    if end < len(answer):
+                        with job.lock:
+                            job.rest["stdout"] = answer[end:]
+                        answer = answer[:end]
+                    return _given(job, answer)
+                searched = len(answer)
+                more = ear.hear(deadline)
+                with job.lock:
+                    answer += store.read()
+                if not more and len(answer) == searched:
+                    if stream.fd < 0:
+                        return _given(job, answer)
+                    with job.lock:
+                        job.rest["stdout"] = answer + job.rest.get("stdout", b"")
+                    raise CommandTimeout(f"did not answer within {wait:g} s", place=f"pid {pid}", timeout=wait or 0.0)
+    finally:
+        job.talk.release()
+
+
+def _send(job: Job, pid: int, data: str | bytes, close: bool) -> None:
+    """Write without waiting: what is not taken at once the loop writes while we listen."""
+    content = as_bytes(data, job.encoding, "data")
+    with job.lock:
+        feed = job.feed
+        if feed is None or not feed.is_open:
+            raise _closed(job)
+        feed.push(content)
+        feed.closing = close
+        loop.get().push(job)
+        if feed.broken:
+            raise _closed(job)
+
+
+def _finder(until: Until, job: Job) -> Callable[[bytes, int], int]:
+    """(output, how much of it was searched before) -> where the answer ends, or -1."""
+    if until is None:
+        return lambda _data, _searched: -1
+    if isinstance(until, (str, bytes)):
+        mark = bytes(as_bytes(until, job.encoding, "until"))
+        if not mark:
+            refuse("until", "is empty", "None waits for the end of the output")
+
+        def find(data: bytes, searched: int) -> int:
+            at = data.find(mark, max(0, searched - len(mark) + 1))
+            return at + len(mark) if at >= 0 else -1
+
+        return find
+    if isinstance(until, re.Pattern):
+        pattern: re.Pattern[Any] = until
+
+        def match(data: bytes, _searched: int) -> int:
+            if isinstance(pattern.pattern, bytes):
+                found = pattern.search(data)
+                return found.end() if found else -1
+            text = job.decode(data)
+            there = pattern.search(text)
+            return len(text[: there.end()].encode(job.encoding or "utf-8", "surrogatepass")) if there else -1
+
+        return match
+    if callable(until):
+        return lambda data, _searched: len(data) if until(_given(job, data)) else -1
+    refuse("until", f"expected text, bytes, a compiled pattern or a function, not {type(until).__name__}")
+
+
+# --- signals and endings ----------------------------------------------------------------------
+
+
+def send_signal_to_process(pid: int, signal: str | int) -> None:
+    """Send one signal (``"SIGINT"``, ``signal.SIGINT``, 2) to one process, whoever started it.
+
+    Raises NoSuchProcess, Refused (ourselves, our ancestors, pid 1, the kernel's own), ProcessError where not permitted.
+    """
+    job = registry.find(foreign.checked_pid(pid))
+    if job is None or job.handle is None:
+        foreign.send(pid, signal)
+        return
+    number = foreign.checked_signal(signal)
+    with job.lock:
+        # The handle was opened at its birth, so it is this process or none.
+        if job.over:
+            raise foreign.missing(pid)
+        foreign.send_through(job.handle, number)
+
+
+def interrupt_process(pid: int) -> None:
+    """Send SIGINT, as Ctrl-C would, to the process alone."""
+    send_signal_to_process(pid, "SIGINT")
+
+
+def terminate_process(pid: int, force: bool = False, *, grace: float = TERMINATE_GRACE) -> Verdict:
+    """Ask a process, and then what is left of its tree, to end (SIGTERM); who does not in ``grace`` seconds is listed.
+
+    force: who has not ended by then is killed.
+    """
+    return _end(pid, _policy(grace), now=False, force=force)
+
+
+def kill_process(pid: int, force: bool = False, *, grace: float = TERMINATE_GRACE) -> Verdict:
+    """End a process with its whole tree: asked first, killed after ``grace`` seconds; force: killed at once."""
+    return _end(pid, _policy(grace), now=force, force=True)
+
+
+def kill_process_tree(pid: int) -> Verdict:
+    """Kill a process and everything below it at once: frozen first, so that nobody forks away."""
+    return _end(pid, _policy(0.0), now=True, force=True)
+
+
+def terminate_managed_process(pid: int, force: bool = False, *, grace: float = TERMINATE_GRACE) -> Verdict:
+    """``kill_process`` for a command of this API alone, forgotten afterwards; NotManaged for any other process."""
+    job = registry.need(pid, "ending it as ours")
+    verdict = Verdict(run_id=job.run_id) if job.over else end_jobs([job], _policy(grace), now=force)[pid]
+    if verdict.ok:
+        registry.forget(job)
+    return verdict
+
+
+def _policy(grace: float) -> StopPolicy:
+    seconds = parse_timeout(grace, "grace")
+    return StopPolicy(signal="SIGTERM", scope="main", grace=86400.0 if seconds is None else seconds)
+
+
+def _end(pid: int, policy: StopPolicy, *, now: bool, force: bool) -> Verdict:
+    job = registry.find(foreign.checked_pid(pid))
+    if job is not None and job.over and foreign.is_there(pid):
+        job = None  # its number has passed on
+    if job is None:
+        return foreign.end_foreign(pid, policy, now=now) if force else foreign.polite_end(pid, policy)
+    if job.over:
+        return Verdict(target=f"pid {pid}", run_id=job.run_id, notes=["it had ended already"])
+    if force or job.link is not None:
+        return end_jobs([job], policy, now=now)[pid]
+    return _ask(job, policy)
+
+
+def _ask(job: Job, policy: StopPolicy) -> Verdict:
+    """Asked, and never killed."""
+    from safesh.process.ending import end_runs
+
+    verdict = end_runs([job.mark()], policy, force=False)[job.pid]
+    if verdict.ok and not job.waits_for_itself:
+        job.wait(5.0)
+    return verdict
+
+
+# --- looking ----------------------------------------------------------------------------------
+
+
+def get_process_status(pid: int) -> dict[str, Any]:
+    """What is known of a process: of any ``pid, running, state, command, cpu_seconds, memory_bytes, threads,
+    started_at, ppid, managed``; of one of ours also ``run_id, mode, return_code, signal, execution_time, timed_out``.
+
+    NoSuchProcess when there is none, and never was one of ours that is not forgotten yet.
+    """
+    job = registry.find(foreign.checked_pid(pid))
+    if job is not None and job.over and foreign.is_there(pid):
+        job = None
+    found = glance.glance([pid]).get(pid)
+    if job is None and found is None:
+        raise foreign.missing(pid)
+    status: dict[str, Any] = dict(found) if found is not None else {"pid": pid, "state": "gone", "running": False}
+    status["managed"] = job is not None
+    if job is not None:
+        status |= _ours(job)
+        status["running"] = not job.exited and not job.over
+    return status
+
+
+def _ours(job: Job) -> dict[str, Any]:
+    result = job.result
+    took = result.execution_time
+    return {
+        "run_id": job.run_id,
+        "command": [job.redact(word) for word in job.shown],
+        "mode": job.plan.mode,
+        "started_at": job.started_at,
+        "execution_time": took if took is not None else round(time.time() - job.started_at, 3),
+        "return_code": result.return_code,
+        "signal": result.signal,
+        "timed_out": result.timed_out,
+        "contain": job.plan.contain,
+    }
+
+
+def get_active_processes() -> dict[int, dict[str, Any]]:
+    """The commands of this API that run now, by pid: ``get_process_status`` of each, in one look."""
+    jobs = {job.pid: job for job in registry.running()}
+    found = glance.glance(jobs)
+    active = {}
+    for pid, job in jobs.items():
+        if job.over or job.exited:
+            continue
+        status: dict[str, Any] = dict(found.get(pid, {"pid": pid, "state": "gone"}))
+        status |= _ours(job)
+        status["running"] = status["managed"] = True
+        active[pid] = status
+    return active
+
+
+def cleanup_finished_processes() -> int:
+    """Forget the commands that have ended; how many. Their results keep what they have."""
+    return registry.clean_up()
+
+
+def end_all(pids: Sequence[int] | None = None, *, grace: float | None = None, now: bool = False) -> dict[int, Verdict]:
+    """End all running commands of this API (or those of ``pids``) together, at the price of a few looks in all."""
+    jobs = registry.running() if pids is None else [registry.need(pid, "ending it as ours") for pid in pids]
+    return end_jobs([job for job in jobs if not job.over], None if grace is None else _policy(grace), now=now)
