@@ -80,7 +80,7 @@ def main(argv: list[str]) -> int:
     print(report.closing(results))
     if output is not None:
         output.write_text(json.dumps(results.plain(), indent=1, ensure_ascii=False) + "\n")
-    if options.write:
+    if options.write and not results.failures:
         report.write(results)
         print(f"written: {report.DOCUMENT.relative_to(ROOT)}")
     return 1 if results.failures else 0

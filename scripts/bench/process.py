@@ -103,13 +103,13 @@ def process(stage: Stage, peers: Peers, rounds: int, size: int, count: int) -> I
     yield _starts(bench, rounds)
     yield _talks(bench, rounds)
     yield _looks(bench, max(3, rounds // 4))
-    yield from _captures(bench, max(2, rounds // 40), size)
+    yield from _captures(bench, max(2, rounds // 60), size)
     yield from _crowd(bench, max(1, rounds // 80), count)
 
 
 def _runs(bench: Bench, rounds: int) -> tuple[Section, ...]:
     chosen = bench.peers.libraries
-    samples = bench.take("run", rounds=rounds, chosen=chosen)
+    samples = bench.take("run", rounds=rounds, chosen=[])
     one = bench.section(
         "run", "BLOCKING: run `true`, its output captured",
         "`subprocess.run(capture_output=True)`", ("sh", "plumbum", "invoke"),
@@ -120,6 +120,7 @@ def _runs(bench: Bench, rounds: int) -> tuple[Section, ...]:
     low, middle, high = quartiles(extra)
     what = "`execute_command` on top of `subprocess.run`"
     one.rows.append(Row(f"{one.key}.extra", what, middle, "ms", low, high, ours=True, bar=0.2))
+    samples = bench.take("run", rounds=max(2, rounds // 3), chosen=chosen)
     _row(one, samples, "plumbum", "subprocess", "plumbum: `local['true'].run()`")
     _row(one, samples, "invoke", "subprocess", "invoke: `Context().run(hide=True)` (by way of bash)")
     _row(one, samples, "sh", "subprocess", "sh: `Command('true')()`")
@@ -138,13 +139,14 @@ def _runs(bench: Bench, rounds: int) -> tuple[Section, ...]:
 
 
 def _starts(bench: Bench, rounds: int) -> Section:
-    samples = bench.take("start", rounds=rounds, chosen=bench.peers.libraries)
+    samples = bench.take("start", rounds=rounds, chosen=[])
     section = bench.section(
         "start", "BACKGROUND: start `sleep` with three pipes, until the call returns",
         "`subprocess.Popen` with three pipes", ("plumbum", "anyio", "invoke", "sh"),
     )  # fmt: skip
     _row(section, samples, "popen", "popen", "`Popen` (nobody reads its pipes)")
     _row(section, samples, "ours", "popen", "`execute_command`", key="safe", ours=True, bar=1.15)
+    samples = bench.take("start", rounds=max(2, rounds // 3), chosen=[*bench.peers.libraries, "asyncio"])
     _row(section, samples, "plumbum", "popen", "plumbum: `popen` (nobody reads its pipes)")
     _row(section, samples, "anyio", "popen", "`anyio.open_process`")
     _row(section, samples, "asyncio", "popen", "`asyncio.create_subprocess_exec`")
@@ -160,8 +162,12 @@ def _talks(bench: Bench, rounds: int) -> Section:
     )
     micro: dict[str, Any] = {"scale": 1e6, "unit": "µs"}
     _row(section, samples, "pipe", "pipe", "`os.write`, `os.read` (the limit of a pipe)", **micro)
+    _row(section, samples, "poll", "pipe", "the same with poll(2) between (the limit of one with a deadline)", **micro)
     text = "`communicate_with_process`"
     _row(section, samples, "ours", "pipe", text, key="safe", ours=True, bar=2, **micro)
+    low, middle, high = quartiles([one * 1e6 for one in samples["ours"]])
+    told = "the same in time"
+    section.rows.append(Row(f"{section.key}.time", told, middle, "µs", low, high, ours=True, bar=1000, aim=50))
     _row(section, samples, "bytes", "pipe", "the same with `encoding=None`", ours=True, **micro)
     _row(section, samples, "popen", "pipe", "`Popen`, text: `write`, `flush`, `readline` (no deadline)", **micro)
     _row(section, samples, "anyio", "pipe", "anyio: `send`, `receive`", **micro)
@@ -189,10 +195,9 @@ def _captures(bench: Bench, rounds: int, size: int) -> Iterator[Section]:
     words = show(size / _MIB, "MiB") if size < 1 << 30 else show(size / (1 << 30), "GiB")
     for text in (False, True):
         kind = "text" if text else "bytes"
-        section = bench.section(
-            f"capture-{kind}", f"{words} of output captured as {kind}",
-            f"`subprocess.run(capture_output=True{', text=True' if text else ''})`", ("anyio", "plumbum", "sh"),
-        )  # fmt: skip
+        rivals = ("anyio", "plumbum", "sh") if text else ("anyio", "sh")
+        base = "`subprocess.run(capture_output=True, text=True)`" if text else "`subprocess.run(capture_output=True)`"
+        section = bench.section(f"capture-{kind}", f"{words} of output captured as {kind}", base, rivals)
 
         def step(who: str, bytes_: int = size, text: bool = text) -> Step:
             # Each in a fresh process: fresh memory is half of the price.
@@ -200,17 +205,17 @@ def _captures(bench: Bench, rounds: int, size: int) -> Iterator[Section]:
                 name: values[0] for name, values in bench.take("capture", size=bytes_, who=who, text=text).items()
             }
 
-        chosen = bench.peers.libraries
         steps = [step("subprocess"), step("ours"), step("background")]
-        steps += [step(name) for name in ("anyio", "plumbum") if name in chosen]
-        steps += [step(name, min(size, _SLOW)) for name in ("sh",) if name in chosen]
+        for name in rivals:
+            if name in bench.peers.libraries:
+                steps.append(step(name, min(size, _SLOW) if name == "sh" else size))
         samples = interleave(steps, rounds)
         for name, what, bar in (
             ("subprocess", "`subprocess.run`", None),
             ("ours", "`execute_command(max_output=None)`", 0.9),
             ("background", "the same in the BACKGROUND (its spool is a file)", None),
             ("anyio", "`anyio.run_process`", None),
-            ("plumbum", "plumbum: `run`", None),
+            ("plumbum", "plumbum: `run`, which gives text alone", None),
             ("sh", f"sh, of {show(min(size, _SLOW) / _MIB, 'MiB')}", None),
         ):
             if name in samples:
@@ -230,7 +235,7 @@ def _crowd(bench: Bench, rounds: int, count: int) -> tuple[Section, ...]:
     times = bench.section("crowd", f"{count} at once: time, and how many are left", base)
     for lap, words in _STEPS.items():
         for name, who in whose.items():
-            micro = {"scale": 1e6 / count, "unit": "µs each"}
+            micro: dict[str, Any] = {"scale": 1e6 / count, "unit": "µs each"}
             key = f"{'safe' if name == 'ours' else name}-{lap}"
             theirs = f"popen-{lap}"
             _row(times, samples, f"{name}-{lap}", theirs, f"{who}: {words}", key=key, ours=name == "ours", **micro)

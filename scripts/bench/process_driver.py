@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -162,6 +163,14 @@ def talk(rounds: int, chosen: Sequence[str]) -> Samples:
         os.write(into, _MESSAGE)
         return os.read(out, 65536) == _MESSAGE
 
+    watch = select.poll()
+    watch.register(out, select.POLLIN)
+
+    def by_poll() -> bool:
+        os.write(into, _MESSAGE)
+        watch.poll(10_000)
+        return os.read(out, 65536) == _MESSAGE
+
     def by_popen() -> bool:
         stdin.write(text)
         stdin.flush()
@@ -183,7 +192,7 @@ def talk(rounds: int, chosen: Sequence[str]) -> Samples:
 
         return measured
 
-    contestants = {"pipe": by_pipe, "popen": by_popen, "ours": ours, "bytes": ours_bytes}
+    contestants = {"pipe": by_pipe, "poll": by_poll, "popen": by_popen, "ours": ours, "bytes": ours_bytes}
     with asyncio.Runner() as runner, rivals.Talkers(chosen, runner, _MESSAGE) as others:
         try:
             steps = [step(name, call) for name, call in contestants.items()]

@@ -105,8 +105,9 @@ def async_starts(chosen: Sequence[str]) -> dict[str, Callable[[], Awaitable[floa
         await child.communicate()
         return seconds
 
+    found: dict[str, Callable[[], Awaitable[float]]] = {"asyncio": by_asyncio} if "asyncio" in chosen else {}
     if "anyio" not in chosen:
-        return {"asyncio": by_asyncio}
+        return found
     import anyio
 
     async def by_anyio() -> float:
@@ -118,7 +119,7 @@ def async_starts(chosen: Sequence[str]) -> dict[str, Callable[[], Awaitable[floa
             await child.wait()
         return seconds
 
-    return {"asyncio": by_asyncio, "anyio": by_anyio}
+    return {**found, "anyio": by_anyio}
 
 
 class Talkers:
@@ -192,17 +193,19 @@ def captures(program: list[str], text: bool) -> dict[str, Callable[[], int]]:
         return len(str(done) if text else done.stdout)
 
     def by_plumbum() -> int:
+        """Text, whether one wants it or not."""
         from plumbum import local
 
-        return len(local[program[0]][program[1:]].run(encoding="utf-8" if text else None)[1])
+        return len(local[program[0]][program[1:]].run()[1])
 
     def by_anyio() -> int:
         import anyio
 
         async def go() -> int:
-            out = (await anyio.run_process(program)).stdout
+            out: bytes = (await anyio.run_process(program)).stdout
             return len(out.decode() if text else out)
 
-        return anyio.run(go)
+        length: int = anyio.run(go)
+        return length
 
     return {"sh": by_sh, "plumbum": by_plumbum, "anyio": by_anyio}

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from safesh.model import Member as Member
     from safesh.model import StopPolicy as StopPolicy
     from safesh.model import Verdict as Verdict
+    from safesh.plan.monitor import ExecutionMonitor as ExecutionMonitor
+    from safesh.plan.report import report as report
     from safesh.process.aio import CommandStream as CommandStream
     from safesh.process.aio import OutputLine as OutputLine
     from safesh.process.aio import aexecute_command as aexecute_command
@@ -72,6 +74,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "errors": "ArgumentsTooLong CommandNotExecutable CommandNotFound ConfigError ResourceError SafeshError",
     "model": "Limit Limits Member StopPolicy Verdict",
+    "plan.monitor": "ExecutionMonitor",
+    "plan.report": "report",
     "process.aio": "CommandStream OutputLine aexecute_command astream_command",
     "process.api": "CommandExecutor ExecutionMode Options execute_command",
     "process.byname": "find_processes_by_name kill_processes_by_name",
@@ -90,16 +94,17 @@ _HOMES = {
     "process.secure_env": "SecureEnv",
 }
 
+if not TYPE_CHECKING:  # a checker that sees it takes every misspelt name for one that there is
 
-def __getattr__(name: str) -> object:
-    for home, names in _HOMES.items():
-        if name in names.split():
-            from importlib import import_module
+    def __getattr__(name: str) -> object:
+        for home, names in _HOMES.items():
+            if name in names.split():
+                from importlib import import_module
 
-            found = getattr(import_module(f"safesh.{home}"), name)
-            globals()[name] = found
-            return found
-    raise AttributeError(f"module 'safesh' has no attribute {name!r}")
+                found = getattr(import_module(f"safesh.{home}"), name)
+                globals()[name] = found
+                return found
+        raise AttributeError(f"module 'safesh' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

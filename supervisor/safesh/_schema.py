@@ -13,6 +13,7 @@ import shlex
 import signal
 import urllib.parse
 from collections.abc import Callable
+from functools import cache
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -25,6 +26,7 @@ from safesh.errors import ConfigError, UsageError
 _REAL_TIME = 34  # the first real-time signal that glibc and musl leave to programs (signal(7)): SIGRTMIN or later
 # What notify.on may name; docs/config.md says when each is told.
 EVENTS = ("started", "ready", "unhealthy", "recovered", "restarted", "failed", "limit", "stopped", "strays")
+_SHORTEST_SAMPLE, _LONGEST_SAMPLE = 0.1, 3600.0  # seconds
 _SHELL_WORDS = frozenset(["|", "||", "&", "&&", ";", "<", ">", ">>", "2>", "2>&1", "&>"])
 
 
@@ -226,23 +228,25 @@ def parse_names(value: list[Any], place: str) -> list[str]:
     return [*dict.fromkeys(value)]
 
 
-def parse_events(value: list[Any], place: str) -> list[str]:
+def parse_events(value: list[Any], place: str, known: tuple[str, ...] = EVENTS) -> list[str]:
     for index, item in enumerate(parse_names(value, place)):
-        if item not in EVENTS:
-            close = difflib.get_close_matches(item, EVENTS, 1)
+        if item not in known:
+            close = difflib.get_close_matches(item, known, 1)
             raise ConfigError(
                 f"{shown(item)} is no event",
                 place=f"{place}[{index}]",
-                hint=(f'did you mean "{close[0]}"? ' if close else "") + f"events: {', '.join(EVENTS)}",
+                hint=(f'did you mean "{close[0]}"? ' if close else "") + f"events: {', '.join(known)}",
             )
     return parse_names(value, place)
 
 
-def parse_hooks(value: list[Any] | dict[str, Any], place: str) -> list[dict[str, Any]]:
+def parse_hooks(
+    value: list[Any] | dict[str, Any], place: str, struct: type[msgspec.Struct] | None = None
+) -> list[dict[str, Any]]:
     hooks = []
     for index, item in enumerate(value if isinstance(value, list) else [value]):
         here = f"{place}[{index}]" if isinstance(value, list) else place
-        hook = walk(item, Hook, here)
+        hook = walk(item, struct or Hook, here)
         if not hook.get("command") and not hook.get("urls"):
             raise ConfigError("tells nobody", place=here, hint='add command = ["PROGRAM"] or urls = ["..."]')
         hooks.append(hook)
@@ -351,6 +355,29 @@ class Hook(msgspec.Struct, frozen=True):
     every: Duration = model.Hook.every
 
 
+def parse_sample(value: Any, place: str) -> float:
+    seconds = parse_duration(value, place)
+    if 0 < seconds < _SHORTEST_SAMPLE or seconds > _LONGEST_SAMPLE:
+        raise ConfigError(
+            f"{shown(value)} is no time between two samples: from 0.1s to 1h",
+            place=place,
+            hint='such as "2s"; 0, or leave it out, for none',
+        )
+    return seconds
+
+
+Percent = Annotated[float, _field("a percentage, 1 to 100", ge=1, le=100)]
+
+
+class Admission(msgspec.Struct, frozen=True):
+    cpu: Percent = model.Admission.cpu
+    memory: Percent = model.Admission.memory
+    disk: Percent = model.Admission.disk
+    needs_cpu: Annotated[Any, _field("percent of one core", _number)] = model.Admission.needs_cpu
+    needs_memory: Size = model.Admission.needs_memory
+    needs_disk: Size = model.Admission.needs_disk
+
+
 class Target(msgspec.Struct, kw_only=True):
     command: Annotated[str | list[Any], _field("a list of strings, or one string", parse_command)]
     shell: Bool = False
@@ -377,6 +404,8 @@ class Target(msgspec.Struct, kw_only=True):
     )
     depends_on: Names = msgspec.field(default_factory=list)
     tty: Bool = False
+    sample: Annotated[int | float | str, _field('a duration such as "2s", or 0', parse_sample)] = 0
+    admission: Admission = Admission()
 
 
 class File(msgspec.Struct):
@@ -394,7 +423,7 @@ def walk(table: Any, struct: type[msgspec.Struct], place: str) -> dict[str, Any]
     """
     if not isinstance(table, dict):
         raise ConfigError(f"expected a table, got {kind(table)}", place=place.removesuffix(": "))
-    known = {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
+    known = _known(struct)
     values: dict[str, Any] = {}
     for key, value in table.items():
         here = place + bare(key) if place.endswith(": ") else f"{place}.{bare(key)}"
@@ -402,6 +431,12 @@ def walk(table: Any, struct: type[msgspec.Struct], place: str) -> dict[str, Any]
             raise ConfigError("unknown key", place=here, hint=_suggestion(key, known))
         values[key] = _convert(value, known[key], here)
     return values
+
+
+@cache
+def _known(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """The struct's keys with their types; msgspec evaluates every annotation anew, 0.2 ms a table."""
+    return {field.encode_name: field.type for field in msgspec.structs.fields(struct)}
 
 
 def _convert(value: Any, hint: Any, place: str) -> Any:
@@ -453,6 +488,8 @@ def bare(key: str) -> str:
 def kind(value: Any) -> str:
     """The value's type in TOML's words."""
     words = ((bool, "a boolean"), (int, "a whole number"), (float, "a number"), (str, "a string"), (list, "a list"))
+    if value is None:  # JSON's and YAML's null
+        return "nothing"
     for cls, word in (*words, (dict, "a table")):
         if isinstance(value, cls):
             return word

@@ -13,8 +13,11 @@ from safesh.errors import ConfigError
 _LIMIT = 1 << 20  # bytes; nobody writes a megabyte of targets by hand
 
 
-def read(path: str, place: str) -> tuple[str, os.stat_result]:
-    """The file's text and its fstat(2) from before the reading; ConfigError names ``place`` when it has none."""
+def read(path: str, place: str, limit: int = _LIMIT) -> tuple[str, os.stat_result]:
+    """The file's text and its fstat(2) from before the reading; ConfigError names ``place`` when it has none.
+
+    limit: bytes; a larger file is refused.
+    """
     try:
         # O_NONBLOCK: opening a named pipe must fail below, not wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -24,14 +27,14 @@ def read(path: str, place: str) -> tuple[str, os.stat_result]:
         info = os.fstat(fd)
         _check_trust(path, place, info)
         data = bytearray()
-        while len(data) <= _LIMIT and (chunk := os.read(fd, 1 << 16)):
+        while len(data) <= limit and (chunk := os.read(fd, 1 << 16)):
             data += chunk
     except OSError as error:
         raise _unreadable(path, place, error) from None
     finally:
         os.close(fd)
-    if len(data) > _LIMIT:
-        raise ConfigError("is larger than 1 MiB", place=place, hint=f"is it the right file? ls -l {path}")
+    if len(data) > limit:
+        raise ConfigError(f"is larger than {limit >> 20} MiB", place=place, hint=f"is it the right file? ls -l {path}")
     return _decode(bytes(data), place), info
 
 

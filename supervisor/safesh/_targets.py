@@ -25,7 +25,7 @@ def build(text: str, path: str) -> Config:
     path: the file's absolute name; relative paths in it start at its folder.
     """
     source = display(path)
-    raw = _parse(text, source)
+    raw = parse_toml(text, source)
     if "targets" not in raw and not set(raw) - {"project", "defaults"}:
         raise ConfigError("no targets", place=source, hint='add one: [targets.NAME] with command = ["PROGRAM", "ARG"]')
     top = _schema.walk(raw, _schema.File, source + ": ")
@@ -57,7 +57,8 @@ def project_of(path: str) -> str:
     return name or "default"
 
 
-def _parse(text: str, source: str) -> dict[str, Any]:
+def parse_toml(text: str, source: str) -> dict[str, Any]:
+    """TOML's tables; ConfigError tells line and column, and ``source``."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -93,7 +94,9 @@ def _target(name: str, values: dict[str, Any], project: str, path: str, place: s
     if "command" not in values:
         raise ConfigError("has no command", place=place, hint='add command = ["PROGRAM", "ARG"]')
     fields: dict[str, Any] = {
-        key: values[key] for key in ("env", "match", "restart", "signals", "depends_on", "tty") if key in values
+        key: values[key]
+        for key in ("env", "match", "restart", "signals", "depends_on", "tty", "sample")
+        if key in values
     }
     for key in ("env_file", "lock_file", "pid_file"):
         if key in values:
@@ -113,14 +116,15 @@ def _target(name: str, values: dict[str, Any], project: str, path: str, place: s
         command=_schema.split(values["command"], values.get("shell", False), f"{place}.command"),
         cwd=folder if cwd == "." else os.path.join(folder, cwd),
         config=path,
-        backoff=_backoff(values.get("backoff", {}), place),
+        backoff=backoff_of(values.get("backoff", {}), place),
         start_limit=model.StartLimit(**values.get("start_limit", {})),
         stop=model.StopPolicy(**values.get("stop", {})),
         log=model.LogPolicy(**values.get("log", {})),
         ready=_probe(model.Ready, values.get("ready", {}), folder, f"{place}.ready"),
         health=_probe(model.Health, values.get("health", {}), folder, f"{place}.health"),
-        limits=_limits(values.get("limits", {})),
+        limits=limits_of(values.get("limits", {})),
         notify=[model.Hook(**hook) for hook in values.get("notify", [])],
+        admission=model.Admission(**values.get("admission", {}), asked="admission" in values),
         **fields,
     )
 
@@ -146,7 +150,8 @@ def _probe(kind: type[Any], values: dict[str, Any], folder: str, place: str) -> 
     return kind(**values)
 
 
-def _limits(values: dict[str, Any]) -> model.Limits:
+def limits_of(values: dict[str, Any]) -> model.Limits:
+    """The record that a checked table of limits stands for."""
     common = values.get("action", model.Limit.action)
     found: dict[str, Any] = {}
     for key, value in values.items():
@@ -159,7 +164,6 @@ def _limits(values: dict[str, Any]) -> model.Limits:
 
 def check_dependencies(targets: dict[str, model.TargetSpec], source: str) -> None:
     """Every name in depends_on is a target, and nobody waits for himself; a cycle is told as its path."""
-    done: set[str] = set()
     for spec in targets.values():
         for index, name in enumerate(spec.depends_on):
             if name not in targets:
@@ -174,27 +178,40 @@ def check_dependencies(targets: dict[str, model.TargetSpec], source: str) -> Non
                     f"{shown(name)} shares the instance {shown(spec.instance)}, so both never run at once",
                     place=f"{source}: targets.{_schema.bare(spec.name)}.depends_on[{index}]",
                 )
-    for first in targets:
+    if cycle := find_circle({spec.name: spec.depends_on for spec in targets.values()}):
+        raise ConfigError(
+            f"a circle: {' → '.join(cycle)}",
+            place=f"{source}: targets.{_schema.bare(cycle[-2])}.depends_on",
+            hint="take one of them out",
+        )
+
+
+def find_circle(links: dict[str, list[str]]) -> list[str]:
+    """The first path that leads back to where it began, its first name told again at its end; [] when there is none.
+
+    links: all names, each with those it waits for. Linear in names and links, and no recursion.
+    """
+    done: set[str] = set()
+    for first in links:
+        if first in done:
+            continue
         path = [first]
-        branches = [iter(targets[first].depends_on)]
-        while branches:
-            name = next(branches[-1], "")
+        left = {first: iter(links[first])}  # of each name on the path, those not looked at
+        while path:
+            name = next(left[path[-1]], "")
             if not name:
-                branches.pop()
-                done.add(path.pop())
-            elif name in path:
-                cycle = [*path[path.index(name) :], name]
-                raise ConfigError(
-                    f"a circle: {' → '.join(cycle)}",
-                    place=f"{source}: targets.{_schema.bare(cycle[-2])}.depends_on",
-                    hint="take one of them out",
-                )
+                done.add(path[-1])
+                del left[path.pop()]
+            elif name in left:
+                return [*path[path.index(name) :], name]
             elif name not in done:
                 path.append(name)
-                branches.append(iter(targets[name].depends_on))
+                left[name] = iter(links[name])
+    return []
 
 
-def _backoff(values: dict[str, Any], place: str) -> model.Backoff:
+def backoff_of(values: dict[str, Any], place: str) -> model.Backoff:
+    """The record that a checked table of backoff stands for; place: its owner's."""
     backoff = model.Backoff(**values)
     if backoff.max < backoff.initial:
         if "max" in values:

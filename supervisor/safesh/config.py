@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "safe.toml"
 ADHOC_PROJECT = "default"
-_SCHEMA = 2  # raise it whenever the same file may give another result
+_SCHEMA = 3  # raise it whenever the same file may give another result
 _KEPT = 64  # cached results
 
 
@@ -105,7 +105,7 @@ def fingerprint(spec: TargetSpec) -> dict[str, str]:
     return {
         key: blake2b(wire.dumps(value).encode(), digest_size=6).hexdigest()
         for key, value in spec.to_dict().items()
-        if key not in ("name", "project", "config", "env_file")
+        if key not in ("name", "project", "config", "env_file", "admission")
     }
 
 

@@ -227,6 +227,19 @@ class Hook(Record):
     every: float = 60.0
 
 
+class Admission(Record):
+    """What the system must have left for a start. cpu, memory, disk: percent that may be in use then; needs_cpu:
+    percent of one core; needs_memory, needs_disk: bytes; asked: every start looks, not only one with --if-fits."""
+
+    cpu: float = 90.0
+    memory: float = 90.0
+    disk: float = 95.0
+    needs_cpu: float = 0
+    needs_memory: int = 0
+    needs_disk: int = 0
+    asked: bool = False
+
+
 class TargetSpec(Record):
     """A target ready to start: everything resolved, nothing left to look up.
 
@@ -234,6 +247,7 @@ class TargetSpec(Record):
     environment (values win), that of env_file included once ``config.resolve`` gave the record;
     match: an argv pattern (words, ``*`` stands for any run of characters in a word) that tells a copy started by hand;
     signals: received name -> sent name, "" drops it; config: the file it came from ("" for ad hoc).
+    sample: seconds between two samples for the history, 0 for none.
     """
 
     name: str
@@ -259,6 +273,8 @@ class TargetSpec(Record):
     notify: list[Hook] = []
     depends_on: list[str] = []
     tty: bool = False
+    sample: float = 0.0
+    admission: Admission = Admission()
 
     @classmethod
     def _revive(cls, name: str, value: Any) -> Any:

@@ -37,7 +37,8 @@ from helpers.procs import wait_until
 from safesh import _platform, errors
 from safesh._platform.cgroup import Group
 from safesh.core import holder as executed
-from safesh.core import lean
+from safesh.core import lean, tally
+from safesh.core.contain import Tree
 from safesh.core.keeper import KeeperLink
 from safesh.errors import ConfigError, ResourceError
 from safesh.model import StopPolicy
@@ -248,9 +249,9 @@ def test_what_a_dead_grandchild_wrote_to_disk_is_counted(holder: Holder, tmp_pat
 def test_a_groups_counters_are_read_where_the_kernel_keeps_them(tmp_path: Path) -> None:
     (tmp_path / "cpu.stat").write_text("usage_usec 3000000\nuser_usec 2000000\nsystem_usec 1000000\n")
     (tmp_path / "memory.peak").write_text("4096\n")
-    tree = executed._CountedTree()
-    tree.read(Group(str(tmp_path)))
-    assert (tree.cpu, tree.peak) == ((2.0, 1.0), 4096)
+    found = tally.Tally(Tree())
+    found.read(Group(str(tmp_path)))
+    assert (found.cpu, found.peak) == ((2.0, 1.0), 4096)
     assert Group(str(tmp_path / "none")).cpu_times() is None
 
 

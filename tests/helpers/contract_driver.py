@@ -127,7 +127,7 @@ class Driver:
         if leak:  # what a careless parent passes on: the target must not have it
             os.set_inheritable(os.dup(1), True)
 
-        def on_orphaned(end: ExitInfo | None, verdict: Verdict) -> None:
+        def on_orphaned(end: ExitInfo | None, verdict: Verdict, _usage: dict[str, Any] | None) -> None:
             text = json.dumps({"exit": end.to_dict() if end else None, "verdict": verdict.to_dict()})
             with open(orphaned + ".new", "w", encoding="utf-8") as file:
                 file.write(text)

@@ -77,6 +77,34 @@ def test_idle_row_reads_memory_and_wakeups_of_both_processes(tmp_path: Path) -> 
     assert {row["key"]: row["bar"] for row in sections["wakeups"]}["wakeups.both"] == 0
 
 
+def test_process_api_rows_have_their_promises_and_leave_nobody(tmp_path: Path) -> None:
+    told = run("--only", "process", "--rounds", "2", "--json", "out.json", folder=tmp_path)
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert results["failures"] == {}
+    rows = {row["key"]: row for section in results["sections"] for row in section["rows"]}
+    promised = {key: (row["bar"], row["at_least"]) for key, row in rows.items() if row["bar"] is not None}
+    assert promised == {
+        "process-run.safe": (1.15, False),
+        "process-run.extra": (0.2, False),
+        "process-start.safe": (1.15, False),
+        "process-talk.safe": (2, False),
+        "process-talk.time": (1000, False),
+        "process-look.safe": (pytest.approx(1 / 3, abs=0.001), False),
+        "process-look.time": (5, False),
+        "process-capture-bytes.safe": (0.9, True),
+        "process-capture-text.safe": (0.9, True),
+        "process-crowd.safe-left": (0, False),
+    }
+    assert rows["process-crowd.safe-left"]["value"] == 0
+    assert min(rows[f"process-crowd.safe-{lap}"]["value"] for lap in ("start", "read", "end")) > 0
+    assert "process-async.safe" in rows
+    assert "process-together.safe" in rows
+    assert "process-crowd-memory.safe" in rows
+    for key, row in rows.items():
+        assert row["low"] <= row["value"] <= row["high"], key
+    assert "not measured: anyio" in told
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     run("--only", "start,tree", "--rounds", "1", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -109,20 +137,29 @@ def test_a_row_that_falls_short_is_told_and_is_no_failure(monkeypatch: pytest.Mo
     assert "not measured: rival: not installed" in told
 
 
-def test_the_documents_generated_part_is_replaced_and_nothing_else(
+def test_the_documents_measured_parts_are_replaced_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     from bench import report
+    from bench.figures import Section
 
     text = report.DOCUMENT.read_text(encoding="utf-8")
-    assert text.count(report.BEGIN) == text.count(report.END) == 1
+    lines = (report.BEGIN, report.END, report.PROCESS_BEGIN, report.PROCESS_END)
+    assert [text.count(line) for line in lines] == [1, 1, 1, 1]
     document = tmp_path / "benchmarks.md"
-    document.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n", encoding="utf-8")
-    monkeypatch.setattr(report, "markdown", lambda _results: f"{report.BEGIN}\nnew\n{report.END}")
-    report.write(None, document)  # type: ignore[arg-type]
-    assert document.read_text(encoding="utf-8") == f"before\n{report.BEGIN}\nnew\n{report.END}\nafter\n"
+    old = "before\n{}\nold\n{}\nbetween\n{}\nold\n{}\nafter\n".format(*lines)
+    document.write_text(old, encoding="utf-8")
+
+    class Measured:
+        sections = [Section("process-run", "things", "bare")]
+
+    monkeypatch.setattr(report, "markdown", lambda _results, begin, end, _sections: f"{begin}\nnew\n{end}")
+    report.write(Measured, document)  # type: ignore[arg-type]
+    expected = "before\n{}\nold\n{}\nbetween\n{}\nnew\n{}\nafter\n".format(*lines)
+    assert document.read_text(encoding="utf-8") == expected
 
 
 def test_only_a_whole_run_may_write_the_document(tmp_path: Path) -> None:
     assert "--write" in run("--write", folder=tmp_path, status=2)
+    assert "--write" in run("--write", "--only", "process", folder=tmp_path, status=2)

@@ -230,7 +230,7 @@ def test_a_record_of_the_right_form_and_wrong_types_is_told_and_replaced(home: H
         path.write_text(json.dumps({name: good[name] for name in good if name != key}))
         shown = safe("status", "t", "--json")
         assert shown.err == "", (key, shown)
-        optional = ("lock_file", "pid_file", "fingerprint", "log_offset", "ended_by", "health", "notify")
+        optional = ("lock_file", "pid_file", "fingerprint", "log_offset", "ended_by", "health", "notify", "usage")
         assert key in optional or shown.json()["instances"][0]["problems"], key
     with safe.started("t"):
         pass

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import io
 import logging
 import os
 import re
 import resource
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +17,8 @@ import pytest
 
 import safesh
 from helpers import commands
-from helpers.commands import PYTHON, Clock, gone, python
-from helpers.procs import Spawn, look, spawn, wait_until
+from helpers.commands import PYTHON, gone, python
+from helpers.procs import spawn, wait_until
 from safesh import (
     ArgumentsTooLong,
     CommandExecutor,
@@ -315,6 +313,7 @@ BAD: list[tuple[str, Any]] = [
     ("limits['cpu']", {"cpu": "50"}), ("limits['processes']", {"processes": True}),
     ("limits['max_runtime']", {"max_runtime": -1}), ("limits['max_runtime']", {"max_runtime": 0}),
     ("limits['interval']", {"interval": 0}), ("limits['interval']", {"interval": "often"}), ("limits[5]", {5: 5}),
+    ("limits.interval", safesh.Limits(interval=0)),
     ("contain", "tight"), ("contain", None), ("contain", 5), ("contain", []),
     ("logger", 5), ("logger", "x"),
 ]  # fmt: skip
@@ -568,17 +567,19 @@ def test_no_descriptor_but_the_standard_three_reaches_a_child() -> None:
         os.close(extra)
 
 
+def _fill(held: list[int]) -> None:
+    while True:
+        held.append(os.open("/dev/null", os.O_RDONLY))
+
+
 def test_no_descriptors_left_is_a_typed_error_and_nothing_leaks() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held: list[int] = []
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        try:
-            while True:
-                held.append(os.open("/dev/null", os.O_RDONLY))
-        except OSError as error:
-            assert error.errno == errno.EMFILE
-        for spare in range(0, 12):
+        with pytest.raises(OSError, match="Too many open files"):
+            _fill(held)
+        for spare in range(12):
             for mode in (BLOCKING, BACKGROUND):
                 result = execute_command(["true"], mode, timeout=10)
                 assert result.wait(10).done
@@ -615,6 +616,3 @@ def test_ctrl_c_in_a_blocking_call_ends_the_tree_first() -> None:
             child.wait(10)
             gone(pid)
             assert "KeyboardInterrupt" in child.err
-
-
-__all__ = ["Clock", "Spawn", "look", "sys"]

@@ -16,9 +16,10 @@ from helpers.home import SUPERVISOR
 from safesh._platform import Info, linux
 from safesh._platform.cgroup import Group
 from safesh.core import ceilings, keeper, usage
+from safesh.core.meter import Meter
 from safesh.model import ExitInfo, Limit, Limits, TargetSpec
 from safesh.supervise import limits as room
-from safesh.supervise.limits import LimitsWatcher, Meter
+from safesh.supervise.limits import LimitsWatcher
 
 MIB = 1 << 20
 
@@ -378,7 +379,7 @@ def cause(limits: Limits, group: Group) -> str:
         run=SimpleNamespace(spec=SimpleNamespace(limits=limits)),
     )
     end = ExitInfo(signal="SIGKILL", cause="killed by SIGKILL")
-    keeper._Keeper._tell_memory_apart(one, end)
+    keeper.Keeper._tell_memory_apart(one, end)
     return end.cause
 
 

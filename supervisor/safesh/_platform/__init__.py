@@ -11,9 +11,9 @@ The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen
   included; ``alone``: by its first thread. None when nobody tells.
 - ``cmdline(pid) -> list[str]`` (empty when unreadable), ``environ(pid) -> dict | None``.
 - ``open_handle(pid, start) -> Handle | None``: a handle of exactly that process, None when it is gone.
-- ``open_child(pid, start)``: of our own child that nobody has collected; ``exit_status(handle) -> int | None``: the
-wait
-  status of one that somebody else has collected, where the kernel still tells it.
+- ``open_child(pid, start, fd=-1)``: of our own child that nobody has collected; ``child_opener``: the C function that
+  opens its descriptor, or None; ``exit_status(handle) -> int | None``: the wait status of one that somebody else has
+  collected, where the kernel still tells it.
 - ``plain_handle(pid, start)``: the same without a descriptor. A handle's ``alive()`` is false for zombies, and its
   ``send()`` says false for them; a process whose first thread has ended lives as long as another does.
 - ``HAS_SUBREAPER``: whether orphans stay with us, however they got away (``posix.py``: what is missed where not).
@@ -69,6 +69,7 @@ if sys.platform == "linux" and forced_backend() != "posix":
         SignalSource,
         become_subreaper,
         boot_id,
+        child_opener,
         cmdline,
         descendants,
         environ,
@@ -99,6 +100,7 @@ else:
         SignalSource,
         become_subreaper,
         boot_id,
+        child_opener,
         cmdline,
         descendants,
         environ,
@@ -130,6 +132,7 @@ __all__ = [
     "SignalSource",
     "become_subreaper",
     "boot_id",
+    "child_opener",
     "cmdline",
     "descendants",
     "environ",

@@ -365,10 +365,13 @@ def open_handle(pid: int, start: int) -> Handle | PlainHandle | None:
     return handle
 
 
-def open_child(pid: int, start: int) -> Handle | PlainHandle:
-    """A handle of a child that nobody has collected yet, so its pid needs no second look."""
+child_opener = getattr(os, "pidfd_open", None)
+
+
+def open_child(pid: int, start: int, fd: int = -1) -> Handle | PlainHandle:
+    """A handle of a child that nobody has collected yet, so its pid needs no second look; fd: of ``child_opener``."""
     try:
-        return Handle(pid, start, os.pidfd_open(pid))
+        return Handle(pid, start, fd if fd >= 0 else os.pidfd_open(pid))
     except OSError:
         return PlainHandle(pid, start, info)
 

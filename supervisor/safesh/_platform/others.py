@@ -16,7 +16,7 @@ from safesh._platform import Info
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 # Asked of the module that was chosen, so that a forced backend is tested as a whole.
 _LINUX = _platform.HAS_SUBREAPER
@@ -155,6 +155,27 @@ def openers(link: str, *, writing: bool | None = None) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def hidden(known: Collection[int]) -> int | None:
+    """How many processes beside ``known`` are listed and closed to us (proc(5), hidepid=1); None where others are not
+    even listed (hidepid=2).
+
+    Portable: 0, since there everybody is listed and told of by name.
+    """
+    if not _LINUX:
+        return 0
+    closed = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit() and int(name) not in known:
+            try:
+                os.close(os.open(f"/proc/{name}/stat", os.O_RDONLY | os.O_CLOEXEC))
+            except PermissionError:
+                closed += 1
+            except OSError:
+                continue  # it has ended
+    # The first process is always there.
+    return closed if closed or linux._read_record("/proc/1/stat") else None
 
 
 def _psutil() -> _Any:

@@ -149,6 +149,8 @@ _ROWS = (
             Option("--replace", "end what holds the instance or strays from it, then start"),
             Option("--force -f", "with --replace: do not ask"),
             Option("--timeout", "how long --detach waits until it is ready", kind="seconds"),
+            Option("--if-fits", "only where CPU, memory and disk have room for it, by its past runs too"),
+            Option("--anyway", "also where safe.toml's admission says that it does not fit"),
             _JSON,
         ),
         examples=(
@@ -161,7 +163,7 @@ _ROWS = (
         codes=(
             ("0", "it exited 0 (foreground), or it runs (--detach)"),
             ("N, 128+N", "its own exit status, or the signal N that ended it"),
-            ("75", "already running"),
+            ("75", "already running, or it does not fit now (--if-fits)"),
             ("78", "safe.toml is wrong"),
             ("126, 127", "the command is not executable, or not there"),
         ),
@@ -277,6 +279,32 @@ _ROWS = (
         codes=(("0", "shown"), ("2", "no such target")),
     ),
     Verb(
+        "top",
+        "watch process trees live; stop or kill what is selected",
+        "Shows every instance with its processes and what they use now, and refreshes it until q or Ctrl-C. Its keys: "
+        "h tells them all. s stops and k kills the selected process or instance, after a question that lists who "
+        "would end. Through a pipe it prints one table. CPU is the share of one core since the look before, so a "
+        "single look has none.",
+        target="one",
+        options=(
+            Option("--interval", "time between two looks (default 2s)", kind="seconds"),
+            Option("--once", "one table, also on a terminal; with --interval of two looks, so that CPU is known"),
+            _JSON,
+        ),
+        examples=(
+            ("top", "every instance of this project, live"),
+            ("top headless --interval 1s", "one target"),
+            ("top --once --interval 1s", "one table, rates over a second"),
+            ("top --json", "for programs"),
+        ),
+        codes=(
+            ("0", "shown"),
+            ("128+N", "ended by signal N"),
+            ("2", "no such target"),
+            ("78", "safe.toml is wrong"),
+        ),
+    ),
+    Verb(
         "history",
         "show past runs: how they ended, what they used, where it leads",
         "For each run: when, how long, how it ended, its peak memory and its CPU time. Below it what the samples of a "
@@ -298,6 +326,42 @@ _ROWS = (
             ("history --json", "for programs"),
         ),
         codes=(("0", "shown; also where there is nothing yet"), ("2", "no such target"), ("69", "no matplotlib")),
+    ),
+    Verb(
+        "run",
+        "run a plan: steps in parallel, seen live, resumed where they stopped",
+        "A step starts the moment its dependencies are done and its resources are free, the critical path first. Every "
+        "step is held like a target: ended whole, timed, measured; logs, events and results go to the output folder. "
+        "Ctrl-C ends what runs and keeps the state; --resume goes on with what is not done.",
+        target="one",
+        noun="PLAN",
+        options=(
+            Option("--output -o", "the folder for logs, events and results (default output)", kind="text",
+                   default="output", metavar="DIR"),
+            Option("--jobs -j", "steps at once (default: one a processor)", kind="count", default=0),
+            Option("--keep-going -k", "a failed step cancels only what depends on it (the default)"),
+            Option("--fail-fast", "the first failed step ends everything"),
+            Option("--resume", "leave out what is done: same command, inputs and environment"),
+            Option("--dry-run", "show what would run, in which order, and run nothing"),
+            Option("--engine", "local, or dask for a cluster (default local)", kind="text", default="local",
+                   metavar="ENGINE"),
+            Option("--scheduler", "the cluster's scheduler, with --engine dask", kind="text", metavar="ADDRESS"),
+            Option("--progress", "auto, tty, plain, json or quiet (default auto)", kind="text", default="auto",
+                   metavar="HOW"),
+        ),
+        examples=(
+            ("run plan.json --output output/", "all of it"),
+            ("run plan.json -j 4 --fail-fast", "four at once, stop at the first failure"),
+            ("run plan.json --resume", "go on where it stopped"),
+            ("run plan.json --dry-run", "in which order?"),
+        ),
+        codes=(
+            ("0", "every step completed"),
+            ("1", "a step failed, or was cancelled because of one"),
+            ("75", "the output folder is in use"),
+            ("78", "the plan is wrong"),
+            ("130", "interrupted; --resume goes on"),
+        ),
     ),
     Verb(
         "exec",

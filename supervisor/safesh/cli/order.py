@@ -12,6 +12,7 @@ from safesh.supervise import client, launch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from safesh.config import Config
@@ -67,10 +68,13 @@ def is_up(spec: TargetSpec, timeout: float | None) -> bool:
     return client.wait_ready(paths, timeout)
 
 
-def start_all(config: Config, names: list[str], timeout: float | None) -> list[Started]:
+def start_all(
+    config: Config, names: list[str], timeout: float | None, admit: Callable[[TargetSpec], None] | None = None
+) -> list[Started]:
     """Start the named targets detached, in the order of :func:`with_needs`; what is up stays as it is.
 
     A target whose dependency could not be started is not started. Independent ones do not wait for each other.
+    admit: raises the SafeshError for which one is not started.
     """
     specs = list(config.targets.values())
     waiting = {name: configs.resolve(config, name) for name in names}
@@ -83,10 +87,15 @@ def start_all(config: Config, names: list[str], timeout: float | None) -> list[S
             if failed:
                 done[name] = Started(name, error=SafeshError(f"not started: it depends on {failed}", place=name))
             elif all(needs):
-                if not is_up(spec, timeout):
-                    pending[name] = launch.begin_detached(spec, specs)
-                else:
+                if is_up(spec, timeout):
                     done[name] = Started(name)
+                else:
+                    try:
+                        if admit is not None:
+                            admit(spec)
+                        pending[name] = launch.begin_detached(spec, specs)
+                    except SafeshError as error:
+                        done[name] = Started(name, error=error)
             else:
                 continue
             del waiting[name]

@@ -78,6 +78,7 @@ _ALSO = {
     "kill-all": ("stop", "status"),
     "logs": ("status", "start"),
     "history": ("status", "logs"),
+    "top": ("status", "stop", "history"),
     "exec": ("start",),
     "doctor": ("status",),
     "export": ("start", "health", "status"),

@@ -45,6 +45,7 @@ def run(args: dict[str, Any]) -> int:
 
 
 def _start_one(spec: TargetSpec, specs: list[TargetSpec], args: dict[str, Any]) -> int:
+    _admit(spec, args)  # before anything is ended to make room for it
     if args["replace"]:
         _replace(spec, specs, args)
     if not args["detach"]:
@@ -58,6 +59,13 @@ def _start_one(spec: TargetSpec, specs: list[TargetSpec], args: dict[str, Any]) 
         _tell(spec.name, ready)
     sys.stdout.flush()
     return 0
+
+
+def _admit(spec: TargetSpec, args: dict[str, Any]) -> None:
+    if (args["if_fits"] or spec.admission.asked) and not args["anyway"]:
+        from safesh.cli import admission
+
+        admission.check(spec, replacing=bool(args["replace"]))
 
 
 def _tell(name: str, ready: dict[str, Any] | None) -> None:
@@ -79,8 +87,10 @@ def _start_several(config: Config, names: list[str], args: dict[str, Any]) -> in
     every = order.with_needs(config, names)
     for name in every if args["replace"] else []:
         if name in names:
+            _admit(configs.resolve(config, name), args)
             _replace(configs.resolve(config, name), list(config.targets.values()), args)
-    results = order.start_all(config, [name for name in every if name != alone], args["timeout"])
+    first = [name for name in every if name != alone]
+    results = order.start_all(config, first, args["timeout"], lambda one: _admit(one, args))
     code = 0
     for one in results:
         if one.error is not None:

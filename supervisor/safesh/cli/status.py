@@ -156,6 +156,8 @@ def block(report: Report, cpu: Percents, width: int) -> str:
         fact("note", message)
     if view.code == 0 and not report.other and (record.get("health") or record.get("notify")):
         fact("health", *_health(record, report.at))
+    if view.code == 0 and not report.other and record.get("sample"):
+        fact("sampled", _sampled(record["sample"], report.at))
     shown = record.get("command") if view.code == 0 and not report.other else spec.command if spec else None
     if shown:
         fact("command", " ".join(shown))
@@ -299,6 +301,20 @@ def _health(record: dict[str, Any], at: float) -> tuple[str, str]:
     return ", ".join(parts), {"healthy": "good", "unhealthy": "bad"}.get(status, "")
 
 
+def _sampled(sample: dict[str, Any], at: float) -> str:
+    """The last sample of ``sample = …``: of the whole tree, what it shares counted once."""
+    parts = []
+    if sample.get("cpu_percent") is not None:
+        parts.append(f"{sample['cpu_percent']:.1f}% CPU")
+    if sample.get("memory_bytes") is not None:
+        parts.append(format_size(sample["memory_bytes"]))
+    if sample.get("processes") is not None:
+        parts.append(render.plural(int(sample["processes"]), "process"))
+    if sample.get("at") is not None:
+        parts.append(f"{format_duration(max(0.0, at - sample['at']))} ago")
+    return ", ".join(parts)
+
+
 def _lost(record: dict[str, Any]) -> str:
     lost = record.get("log_lost_bytes", 0)
     return f"  ({format_size(lost)} could not be written)" if lost else ""
@@ -362,6 +378,8 @@ def _plain(report: Report, cpu: Percents) -> dict[str, Any]:
         "ended_by": record.get("ended_by") or None,
         "message": record.get("message"),
         "health": record.get("health"),
+        "sample": record.get("sample") if running else None,
+        "usage": record.get("usage"),
         "drift": report.drift,
         "config": _config(report) or None,
         "log": report.subject.paths.log(spec.name) if spec else record.get("log"),

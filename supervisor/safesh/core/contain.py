@@ -94,6 +94,7 @@ class Tree:
         self.spare = {os.getpid(), *spare}
         self.handles: dict[tuple[int, int], Handle] = {}
         self.find_more: Callable[[dict[int, Info]], Iterable[int]] | None = None
+        self.on_remove: Callable[[Group], None] | None = None  # told before its group goes
         self._sessions: dict[int, int] = {}  # leader's pid -> its start
         self._groups: set[int] = set()
 
@@ -217,8 +218,11 @@ class Tree:
 
     def remove_group(self) -> None:
         """Remove the run's cgroup once it is empty; a kept one is found again by the run's record."""
-        if self.group is not None and self.group.remove():
-            self.group = None
+        if self.group is not None:
+            if self.on_remove is not None:
+                self.on_remove(self.group)
+            if self.group.remove():
+                self.group = None
 
     def close(self) -> None:
         for handle in self.handles.values():

@@ -1,16 +1,7 @@
 """A keeper for callers that may have threads: executed (``core.lean``), where ``start_keeper`` forks.
 
 It is the same keeper. It answers on the same link, ends the tree when its caller vanishes (end of file on the
-lifeline), and adds to ``gone`` what the tree used, its dead included::
-
-    "usage": {"user_seconds", "system_seconds", "peak_memory_bytes", "peak_memory_of", "peak_memory_floor_bytes",
-              "read_bytes", "write_bytes", "whole"}
-
-peak_memory_of: ``tree``, where a cgroup's memory controller counted, page cache included; else ``process``: the largest
-resident size of any one. The kernel lets that begin with what the keeper's fork held before exec, the floor: a peak
-near the floor means that much or less. read_bytes, write_bytes: from and to storage; null where nobody tells. whole:
-false where orphans went to pid 1 and were not counted (no subreaper). A process whose parent ignores SIGCHLD (wait(2))
-is counted by a cgroup alone.
+lifeline), and measures the floor of ``core.tally`` exactly.
 """
 
 from __future__ import annotations
@@ -19,8 +10,8 @@ import os
 import resource
 
 from safesh import _platform, errors
-from safesh.core import lean
-from safesh.core.contain import RUN_ID, Tree
+from safesh.core import forking, lean
+from safesh.core.contain import RUN_ID
 from safesh.core.keeper import Keeper, KeeperLink, Run, keep, link_to
 from safesh.core.spawn import explain, explain_exhausted
 from safesh.errors import ConfigError, ResourceError, SafeshError
@@ -30,8 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any, NoReturn
-
-    from safesh._platform.cgroup import Group
 
 
 def hold(
@@ -52,7 +41,7 @@ def hold(
     the controlling one of the target's session.
 
     Whether the target runs is the link's first message: ``spawned``, ``refused`` or ``broken`` (see ``refusal``), or
-    its end without any. Then the keeper's status is the caller's to collect.
+    its end without any. Then the keeper's status is the caller's to collect. The link is closed by ``let_go``.
 
     Raises ResourceError when no keeper can be started, ConfigError for what cannot be passed to any program.
     """
@@ -74,20 +63,27 @@ def hold(
         raise explain(name, cwd, "argument", 0, str(error)) from None
     ends: list[int] = []
     try:
-        ends += os.pipe()
-        ends += os.pipe()
+        ends += forking.make_pipe()
+        ends += forking.make_pipe()
         heard, lifeline, report, telling = ends
         fds = (heard, tty) if tty >= 0 else (heard,)
         pid = lean.start("holder", telling, plan, stdio=stdio, pass_fds=fds)
     except BaseException as error:
         for fd in ends:
-            os.close(fd)
+            forking.close_fd(fd)
         if isinstance(error, OSError):
             raise explain_exhausted(name, error) from None
         raise
-    os.close(heard)
-    os.close(telling)
+    forking.close_fd(heard)
+    forking.close_fd(telling)
     return link_to(pid, report, lifeline)
+
+
+def let_go(link: KeeperLink) -> None:
+    """Close our ends; a keeper whose tree is still there then ends it."""
+    for fd in (link.report, link._lifeline):
+        forking.forget_fd(fd)
+    link.close()
 
 
 def refusal(message: Mapping[str, Any]) -> SafeshError:
@@ -119,31 +115,13 @@ def main(report: int, plan: int, lifeline: int, tty: int = -1) -> NoReturn:
     keep(run, lifeline, report, os.getppid(), _Holder)
 
 
-def _bury(_end: ExitInfo | None, _verdict: Verdict) -> None:
+def _bury(_end: ExitInfo | None, _verdict: Verdict, _usage: dict[str, Any] | None) -> None:
     """Nobody is left to be told, and there is no record."""
-
-
-class _CountedTree(Tree):
-    """Its group's counters are read in the last moment: they go with it."""
-
-    cpu: tuple[float, float] | None = None
-    peak: int | None = None
-
-    def remove_group(self) -> None:
-        if self.group is not None:
-            self.read(self.group)
-        super().remove_group()
-
-    def read(self, group: Group) -> None:
-        self.cpu = group.cpu_times()
-        self.peak = group.ceiling("memory.peak")
 
 
 class _Holder(Keeper):
     def __init__(self, run: Run, lifeline: int, report: int, parent: int) -> None:
         super().__init__(run, lifeline, report, parent)
-        self.tree: _CountedTree = _CountedTree(run.run_id, os.getpid())
-        self.floor = 0
         self.measured = -1
 
     def _spawn(self) -> bool:
@@ -159,29 +137,3 @@ class _Holder(Keeper):
         # What exec carries over, measured where it is carried: less than what we hold, for a fork leaves files behind.
         most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _platform.MAXRSS_UNIT
         os.write(self.measured, b"%d" % most)
-
-    def _account(self) -> dict[str, Any]:
-        if self.tree.group is not None:  # not empty, so it is still there
-            self.tree.read(self.tree.group)
-        reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-        cpu = (reaped.ru_utime, reaped.ru_stime)
-        # Each may know of somebody whom the other does not: moved out of the group, or never waited for.
-        if self.tree.cpu is not None and sum(self.tree.cpu) > sum(cpu):
-            cpu = self.tree.cpu
-        peak, of, floor = self.tree.peak, "tree", 0
-        if peak is None:
-            peak, of, floor = reaped.ru_maxrss * _platform.MAXRSS_UNIT, "process", self.floor
-        ours = _platform.io_bytes(os.getpid(), alone=True)
-        total = _platform.io_bytes(os.getpid())
-        return {
-            "usage": {
-                "user_seconds": round(cpu[0], 6),
-                "system_seconds": round(cpu[1], 6),
-                "peak_memory_bytes": peak,
-                "peak_memory_of": of,
-                "peak_memory_floor_bytes": floor,
-                "read_bytes": total[0] - ours[0] if total and ours else None,
-                "write_bytes": total[1] - ours[1] if total and ours else None,
-                "whole": _platform.HAS_SUBREAPER,
-            }
-        }

@@ -16,6 +16,7 @@ from safesh.core import ctty, fds, kill, reap
 from safesh.core.contain import Tree, make_group
 from safesh.core.output import Capture
 from safesh.core.spawn import spawn
+from safesh.core.tally import Tally
 from safesh.errors import SafeshError
 from safesh.model import ExitInfo, LogPolicy, StopPolicy, Verdict
 
@@ -48,7 +49,7 @@ class Run:
         stdin: int,
         output: tuple[int, int],
         keep_open: list[int],
-        on_orphaned: Callable[[ExitInfo | None, Verdict], None],
+        on_orphaned: Callable[[ExitInfo | None, Verdict, dict[str, Any] | None], None],
         log: str = "",
         tty: int = -1,
         errors: int = -1,
@@ -58,8 +59,8 @@ class Run:
         foreground group the target becomes, with our stdio; there is no log then, and output is (-1, -1).
         errors: a standard error apart from the output. terminal: becomes the controlling one of the target's session.
 
-        on_orphaned(exit of the main process, verdict) runs in the keeper after it has ended the tree of a
-        supervisor that vanished; log: where the target's output goes on until then.
+        on_orphaned(exit of the main process, verdict, usage as in ``core.tally``) runs in the keeper after it has ended
+        the tree of a supervisor that vanished; log: where the target's output goes on until then.
         """
         self.spec = spec
         self.run_id = run_id
@@ -188,6 +189,8 @@ class Keeper:
         self.main: tuple[int, int] | None = None
         self.exit: ExitInfo | None = None
         self.tree = Tree(run.run_id, os.getpid())
+        self.tally: Tally | None = None
+        self.floor = 0  # bytes resident before exec, where somebody measured them
         self._partial = b""
         self.wake = -1
         self.capture: Capture | None = None
@@ -204,19 +207,31 @@ class Keeper:
         verdict = kill.end_tree(self.tree, policy, main=self.main, wait=self._wait_ending, now=now)
         self._collect()
         verdict.target = self.run.spec.name
-        self._tell({"event": "gone", "verdict": verdict.to_dict(), **self._account()})
+        usage = self._account()
+        self._tell({"event": "gone", "verdict": verdict.to_dict(), **({"usage": usage} if usage else {})})
         self._read_orders()
         if self.orphaned:
             self._close_log()
-            self.run.on_orphaned(self.exit, verdict)
+            self.run.on_orphaned(self.exit, verdict, usage)
         return 0
 
     def _before_exec(self) -> None:
         """In the child."""
 
-    def _account(self) -> dict[str, Any]:
-        """What else to tell when the tree is gone (``core.holder`` adds what it used)."""
-        return {}
+    def _account(self) -> dict[str, Any] | None:
+        """What the tree used, now that it is gone."""
+        if self.tally is None:
+            return None
+        try:
+            import resource  # loaded by now: wait4 makes its answers of it
+
+            reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
+            peak = reaped.ru_maxrss * _platform.MAXRSS_UNIT
+            # What a fork of ours held: not more than we.
+            floor = self.floor or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _platform.MAXRSS_UNIT
+            return self.tally.account(reaped.ru_utime, reaped.ru_stime, peak, floor)
+        except Exception:  # a figure that cannot be had must not cost the verdict
+            return None
 
     def _take_over_log(self) -> None:
         """The supervisor is gone: a target that says much while it stops must not block on a full pipe."""
@@ -300,6 +315,7 @@ class Keeper:
         if group is not None and not group.populated():
             self.tree.remove_group()  # it could not join; then the subreaper alone has to do
             group = self.tree.group
+        self.tally = Tally(self.tree)
         # Whatever of the target's stayed open here would keep its readers waiting for an end that never comes.
         for fd in {run.stdin, run.output[1], run.errors, run.terminal}:
             if fd > 2:

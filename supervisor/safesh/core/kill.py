@@ -169,20 +169,27 @@ class _Ending:
     def _hold_still(self, deadline: float) -> dict[int, Info]:
         """SIGSTOP until a pass finds no new member, so that nobody forks while the list is worked off.
 
-        Those in the cgroup are frozen already; others may have been moved out of it.
+        Those in the cgroup are frozen already; others may have been moved out of it. A fork that has begun is finished
+        despite SIGSTOP (kernel/fork.c: at its end only a fatal signal counts). Such a child comes to the holder as an
+        orphan; where there is none, nobody may be killed before a look that began when everybody stood still.
         """
+        held = self.tree.root != 0
         frozen = set(self.tree.group.pids()) if self.tree.group is not None else set()
         stopped: set[tuple[int, int]] = set()
+        still = False
         members = self.tree.look()
         for _ in range(_STOP_PASSES):
             fresh = [one for one in members.values() if (one.pid, one.start) not in stopped and one.pid not in frozen]
-            if not fresh or monotonic() >= deadline:
+            if monotonic() >= deadline or not members or (not fresh and (held or still)):
                 break
-            stopped |= {(one.pid, one.start) for one in fresh}
-            if len(members) > 1:
-                for one in fresh:
-                    self.send(one, _signal.SIGSTOP)
+            if held and len(members) == 1:
+                break  # killed as quickly as stopped
+            for one in fresh:
+                self.send(one, _signal.SIGSTOP)
+            if fresh:
                 self.tree.signal_groups(_signal.SIGSTOP)
+            stopped |= {(one.pid, one.start) for one in fresh}
+            still = not fresh and all(one.state != "R" for one in members.values())
             members = self.tree.look()
         return members
 

@@ -1,9 +1,9 @@
 """Start a program without running a line of Python in the child: for callers that may have threads.
 
 ``core.spawn`` forks and prepares the child in Python, which is right only where no other thread can hold a lock at that
-moment. Here the child is made by what ``subprocess`` itself stands on (C code; vfork(2) where the C library allows it) and goes straight to exec.
-What starting means, and every error, is that of ``core.spawn``; signal dispositions and mask are the caller's, as
-subprocess passes them on.
+moment. Here the child is made by what ``subprocess`` itself stands on (C code; vfork(2) where the C library allows it)
+and goes straight to exec. What starting means, and every error, is that of ``core.spawn``; signal dispositions and mask
+are the caller's, as subprocess passes them on.
 """
 
 from __future__ import annotations
@@ -11,14 +11,19 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from itertools import chain, starmap, tee
 
+from safesh.core import forking
 from safesh.core.spawn import explain, explain_exhausted
-from safesh.errors import CommandNotFound, SafeshError
+from safesh.errors import CommandNotFound
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping, Sequence
+    import signal as _signal
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from typing import Any
+else:
+    import _signal
 
 
 def start(
@@ -29,26 +34,39 @@ def start(
     stdio: Sequence[int] = (0, 1, 2),
     new_session: bool = True,
     pass_fds: Collection[int] = (),
+    born: list[int] | None = None,
+    opener: Callable[[int], int] | None = None,
 ) -> int:
     """The pid of a new child that has exec'ed ``argv``; its status is the caller's to collect, and nobody else's.
 
-    env: the whole environment (None: ours). stdio: what becomes descriptors 0, 1 and 2.
+    env: the whole environment (None: ours). stdio: what becomes descriptors 0, 1 and 2. born: gets the pid as well, in
+    the moment there is one, for a caller that a Ctrl-C may keep from being told; and then what ``opener`` makes of it
+    (``_platform.child_opener``) before any handler of SIGCHLD can have collected the child; nothing where that fails.
 
     Raises what ``core.spawn.spawn`` raises; then there is no child.
     """
     if not argv or not argv[0]:
         raise CommandNotFound("No such file or directory", place=argv[0] if argv else "(no command)")
+    if born is None:
+        born = []
+        try:
+            return start(argv, cwd=cwd, env=env, stdio=stdio, new_session=new_session, pass_fds=pass_fds, born=born)
+        except BaseException:
+            for pid in born:  # interrupted before anybody was told of it
+                os.kill(pid, _signal.SIGKILL)
+                os.waitpid(pid, 0)
+            raise
     name = argv[0]
     try:
         try:
-            return _execute(argv, _candidates(name, env), cwd, env, stdio, new_session, pass_fds)
+            return _execute(argv, _candidates(name, env), cwd, env, stdio, new_session, pass_fds, born, opener)
         except OSError as error:
             if error.errno != errno.ENOEXEC or error.filename == cwd:
                 raise
             # A script without "#!", as execvp(3) runs it.
             script = next((path for path in _candidates(name, env) if os.access(path, os.X_OK)), os.fsencode(name))
             line = ["/bin/sh", os.fsdecode(script), *argv[1:]]
-            return _execute(line, [b"/bin/sh"], cwd, env, stdio, new_session, pass_fds)
+            return _execute(line, [b"/bin/sh"], cwd, env, stdio, new_session, pass_fds, born, opener)
     except ValueError as error:
         raise explain(name, cwd, "argument", 0, str(error)) from None
     except OSError as error:
@@ -79,12 +97,14 @@ def _execute(
     stdio: Sequence[int],
     new_session: bool,
     pass_fds: Collection[int],
+    born: list[int],
+    opener: Callable[[int], int] | None,
 ) -> int:
     """As ``subprocess.Popen`` does it, without the object; OSError with the name of what could not be executed."""
-    reading, writing = os.pipe()
+    reading, writing = forking.make_pipe()
     try:
         writing = _above_stdio(writing)
-        pid = _fork_exec()(
+        call = (
             argv,
             candidates,
             True,  # close_fds
@@ -99,22 +119,38 @@ def _execute(
             None,  # preexec_fn
             True,  # vfork
         )  # fmt: skip
+        # All of it in C: an exception from a signal's handler cannot come between the fork and the noting of its pid.
+        pids: Iterator[int] = starmap(_fork_exec(), (call,))
+        if opener is None:
+            born.extend(pids)
+        else:
+            pids, same, once_more = tee(pids, 3)
+            try:
+                born.extend(chain.from_iterable(zip(pids, map(opener, same), strict=True)))
+            except OSError:
+                born.extend(once_more)
+                if not born:
+                    raise  # no fork at all
     except BaseException:
-        os.close(reading)
+        forking.close_fd(reading)
         raise
     finally:
-        os.close(writing)
+        forking.close_fd(writing)
     try:
         report = b""
         while chunk := os.read(reading, 4096):
             report += chunk
     finally:
-        os.close(reading)
+        forking.close_fd(reading)
+    pid = born[0]
     if report:
         try:
             os.waitpid(pid, 0)
         except ChildProcessError:
             pass
+        for fd in born[1:]:
+            os.close(fd)
+        born.clear()
         # "OSError:<errno in hex>:<where>", written by the C code between fork and exec.
         _kind, number, where = report.split(b":", 2)
         code = int(number, 16)
@@ -134,14 +170,13 @@ def _pairs(env: Mapping[str, str] | Mapping[bytes, bytes]) -> list[bytes]:
 
 def _above_stdio(fd: int) -> int:
     """The same pipe at a number that none of the child's 0, 1 and 2 takes."""
-    given = fd
     low = []
     while fd < 3:
         low.append(fd)
-        fd = os.dup(fd)
+        fd = forking.own_fd(os.dup(fd))
     for one in low:
-        os.close(one)
-    return fd if given < 3 else given
+        forking.close_fd(one)
+    return fd
 
 
 def _fork_exec() -> Callable[..., int]:

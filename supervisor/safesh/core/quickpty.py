@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from safesh import wire
-from safesh.core import lean
+from safesh.core import forking, lean
 from safesh.core.ctty import take_terminal
 from safesh.core.spawn import become, explain, explain_exhausted, read_failure
 from safesh.errors import CommandNotFound, ResourceError, SafeshError
@@ -53,19 +53,19 @@ def start_on_pty(
     except ValueError as error:
         raise explain(argv[0], cwd, "argument", 0, str(error)) from None
     try:
-        reading, writing = os.pipe()
+        reading, writing = forking.make_pipe()
     except OSError as error:
         raise explain_exhausted(argv[0], error) from None
     try:
         try:
             pid = lean.start("quickpty", writing, plan, stdio=(slave, slave, slave), pass_fds=tuple(pass_fds))
         finally:
-            os.close(writing)
+            forking.close_fd(writing)
         report = b""
         while chunk := os.read(reading, 4096):
             report += chunk
     finally:
-        os.close(reading)
+        forking.close_fd(reading)
     if report == _BEGUN:
         return pid
     try:

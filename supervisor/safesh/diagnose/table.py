@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from safesh.diagnose import kernel, leftovers, limits, software, state
+from safesh.diagnose import kernel, leftovers, limits, metrics, software, state
 from safesh.diagnose.check import DEADLINE, Check, Finding, Subject, run
 
 TYPE_CHECKING = False
@@ -50,6 +50,8 @@ CHECKS: tuple[Check, ...] = tuple(
         ("clock", "ages and last exits are shown by it; deadlines do not depend on it", limits.check_clock),
         ("safe.toml", "start, stop and status by name need it", software.check_config),
         ("targets", "a target whose command or folder is missing cannot start", software.check_targets),
+        ("gpu", "metrics tell what cards do; nothing else needs them", metrics.check_gpu),
+        ("history", "past runs and samples lie there: history, trends, start --if-fits", metrics.check_history),
         ("records", "a damaged record hides what ran", leftovers.check_records),
         (
             "control groups",

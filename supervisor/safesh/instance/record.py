@@ -117,10 +117,22 @@ def _check_watched(value: dict[str, Any]) -> str:
     notify = value.get("notify", {})
     if not isinstance(notify, dict) or not isinstance(notify.get("status", ""), str):
         return "'notify' is no notification"
+    for key in ("usage", "sample"):
+        found = value.get(key, {})
+        if not isinstance(found, dict) or not all(_is_figure(name, one) for name, one in found.items()):
+            return f"{key!r} is no {key}"
     offset = value.get("log_offset", 0)
     if type(offset) is not int or not 0 <= offset < _TOO_LARGE:
         return "'log_offset' is no offset"
     return ""
+
+
+def _is_figure(name: str, value: Any) -> bool:
+    """Of what was used: a number, or the word beside it; null where nobody knows."""
+    if name in ("run_id", "peak_memory_of"):
+        return value is None or isinstance(value, str)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or (number and 0 <= value < _TOO_LARGE)
 
 
 def _fits(value: Any, kind: type[Record]) -> bool:

@@ -196,8 +196,19 @@ def _living(identity: object) -> tuple[int, int] | None:
 def _at_its_end(run: Mapping[str, Any], run_id: str) -> TreeUsage:
     """What the record keeps of a run that is over: the main process and whom it waited for."""
     usage = TreeUsage(run_id=run_id, at=wall())
-    end = run.get("last_exit")
-    if isinstance(end, Mapping):
+    end, totals = run.get("last_exit"), run.get("usage")
+    if isinstance(totals, Mapping) and totals.get("user_seconds") is not None:
+        usage.cpu_seconds = float(totals["user_seconds"]) + float(totals.get("system_seconds") or 0.0)
+        usage.sources["cpu_seconds"] = "its keeper's account of the whole tree"
+        usage.read_bytes, usage.write_bytes = totals.get("read_bytes"), totals.get("write_bytes")
+        if totals.get("peak_memory_bytes"):
+            usage.peak_memory_mb = totals["peak_memory_bytes"] / MIB
+            usage.sources["peak_memory_mb"] = (
+                "the tree's"
+                if totals.get("peak_memory_of") == "tree"
+                else "rusage: the most that one process had resident"
+            )
+    elif isinstance(end, Mapping):
         usage.cpu_seconds = float(end.get("user_seconds") or 0.0) + float(end.get("system_seconds") or 0.0)
         usage.sources["cpu_seconds"] = "rusage of the main process at its end, with those it waited for"
         peak = end.get("peak_memory_bytes")

@@ -91,6 +91,7 @@ class TreeSampler:
         self.cost_seconds = 0.0
         self.spent_seconds = 0.0
         self.peak_memory_bytes = 0
+        self.decisive = 0.0  # bytes: a limit. What is near it is never a guess: PSS is then read at any price
         self.last: Sample | None = None
         self._looked_at = 0.0
         self._plain_share = _PLAIN * share if exact_every else share
@@ -158,7 +159,8 @@ class TreeSampler:
         if self.exact_every and resident and self._differs(resident, processes, now):
             guess = self._byte_cost * resident + _PROCESS_COST * processes
             saved = (1 - _PLAIN) * self.share * (now - self._exact_paid)
-            if guess <= (max(_FIRST, saved) if self._exact_at is None else saved):
+            near = 0 < self.decisive < resident  # of which PSS is a part: below it there is nothing to decide
+            if near or guess <= (max(_FIRST, saved) if self._exact_at is None else saved):
                 began = time.thread_time()
                 try:
                     exact = exact_bytes(reading.members)
@@ -176,7 +178,7 @@ class TreeSampler:
         if self._exact_at is None:
             return True
         at, was_resident, were = self._exact_at
-        if now - at < self._exact_cost / ((1 - _PLAIN) * self.share):
+        if now - at < self._exact_cost / ((1 - _PLAIN) * self.share) and not 0 < self.decisive < resident:
             return False
         return (
             now - at >= self.exact_every

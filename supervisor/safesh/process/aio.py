@@ -37,12 +37,27 @@ async def aexecute_command(
 async def arun(
     command: Command, mode: ExecutionMode, options: Mapping[str, Any], keep: Callable[[Job], None] | None = None
 ) -> ExecutionResult:
-    job = api.begin(command, mode, options, here=False)
+    job = await _begun(command, mode, options)
     if mode is ExecutionMode.BLOCKING:
         await _wait(job)
     elif keep is not None:
         keep(job)
-    return job.result
+    return api._given(job, mode)
+
+
+async def _begun(command: Command, mode: ExecutionMode, options: Mapping[str, Any]) -> Job:
+    """Started here and now, but for a keeper and a pty, which take a start of Python: the event loop goes on."""
+    if options.get("contain", "session") == "session" and not options.get("pty"):
+        return api.begin(command, mode, options, here=False)
+    starting = asyncio.ensure_future(asyncio.to_thread(api.begin, command, mode, options, here=False))
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await _outlast(starting)
+        if not starting.cancelled() and starting.exception() is None:
+            _end(starting.result())
+            await _outlast(_done(starting.result()))
+        raise
 
 
 async def _wait(job: Job) -> None:
@@ -52,13 +67,22 @@ async def _wait(job: Job) -> None:
         await asyncio.shield(done)
     except asyncio.CancelledError:
         _end(job)
-        # Bounded by the ending itself; a second cancellation must not leave the tree behind either.
-        while not done.done():
-            try:
-                await asyncio.shield(done)
-            except asyncio.CancelledError:
-                continue
+        await _outlast(done)  # bounded by the ending itself
         raise
+    except BaseException:  # the event loop was closed under us (GeneratorExit): there is no more waiting
+        _end(job)
+        raise
+
+
+async def _outlast(done: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait for it whatever comes: a (second) cancellation must not leave the tree behind. The cancellation, if any."""
+    cancelled = None
+    while not done.done():
+        try:
+            await asyncio.wait([done])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 def _done(job: Job) -> asyncio.Future[None]:
@@ -111,7 +135,7 @@ class CommandStream:
         """Its result, complete once the iterator has ended."""
         if self._job is None:
             refuse("result", "the command has not been started", "use it in 'async with' or 'async for'")
-        return self._job.result
+        return self._result
 
     @property
     def pid(self) -> int | None:
@@ -122,6 +146,7 @@ class CommandStream:
         mode = ExecutionMode.INTERACTIVE if self._options.get("input_data") is None else ExecutionMode.BACKGROUND
         plan_options = {**self._options, "on_output": _nothing, "on_error": _nothing}
         self._job = api.begin(self._command, mode, plan_options, here=False, take=self._take, is_full=self._is_full)
+        self._result = self._job.give()
         self._done = _done(self._job)
         self._done.add_done_callback(lambda _future: self._news.set())
 
@@ -147,7 +172,7 @@ class CommandStream:
         while True:
             if self._lines:
                 line = self._lines.popleft()
-                if len(self._lines) == _MOST_LINES // 2:
+                if self._job.held_back and len(self._lines) <= _MOST_LINES // 2:
                     loop.get().resume(self._job)
                 return line
             if self._done.done():
@@ -177,11 +202,9 @@ class CommandStream:
         self._lines.clear()
         loop.get().resume(job)
         _end(job)
-        while not done.done():
-            try:
-                await asyncio.shield(done)
-            except asyncio.CancelledError:
-                continue
+        cancelled = await _outlast(done)
+        if cancelled is not None:
+            raise cancelled
 
     async def __aenter__(self) -> Self:
         if self._job is None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import enum
+import fcntl
+import io
 import os
 from typing import IO, TYPE_CHECKING, Any, Literal, TypedDict
 
 from safesh.core.contain import RUN_ID, new_run_id
 from safesh.process import blocking, command, registry
 from safesh.process.command import refuse
+from safesh.process.errors import InvalidCommand
 from safesh.process.job import DEFAULT_MAX_OUTPUT, DEFAULT_STOP, Job, Plan
 from safesh.process.result import ExecutionResult
 
@@ -93,7 +96,7 @@ def execute_command(
     nothing. encoding: None for bytes. pty: a pseudo-terminal without echo, "raw" for one that changes no byte; stderr
     is then part of stdout. max_output: bytes kept of each stream (the last ones), or "1GB"; None for no bound. limits:
     a Limits or ``{"memory": "512MB", "cpu": 200, "max_runtime": 60, "processes": 50, "interval": 0.5}``. contain:
-    "session", or "keeper" for a tree that nobody leaves and that ends with us however we end; it costs a start of Python.
+    "session", or "keeper" for a tree that nobody leaves and that ends with us however we end; it costs a Python start.
     logger: a standard or structlog logger, or a function, that is told of start and end.
 
     What goes wrong with the command is in the result (``error``, ``check()``); only a call that could never work raises
@@ -145,7 +148,10 @@ def make_plan(command_: Command, mode: ExecutionMode, options: Mapping[str, Any]
     if not isinstance(mode, ExecutionMode):
         refuse("mode", f"expected an ExecutionMode, not {mode!r}", "such as ExecutionMode.BLOCKING")
     get = options.get
-    argv = command.parse_command(command_, bool(get("shell", False)))
+    shell = get("shell", False)
+    if not isinstance(shell, bool):
+        refuse("shell", f"expected True or False, not {shell!r}")
+    argv = command.parse_command(command_, shell)
     run_id = new_run_id()
     env = get("env")
     redact = None
@@ -171,7 +177,7 @@ def make_plan(command_: Command, mode: ExecutionMode, options: Mapping[str, Any]
                 refuse(name, f"expected something to call, not {type(callback).__name__}")
             setattr(plan, name, callback)
     pty = get("pty", False)
-    if pty not in (True, False, "raw"):
+    if not isinstance(pty, bool) and pty != "raw":
         refuse("pty", f"expected True, False or 'raw', not {pty!r}")
     plan.pty = pty
     max_output = get("max_output", DEFAULT_MAX_OUTPUT)
@@ -200,16 +206,34 @@ def _set_input(plan: Plan, mode: ExecutionMode, data: object) -> None:
         plan.input = command.as_bytes(data, plan.encoding, "input_data")
         plan.keep_stdin = mode is ExecutionMode.INTERACTIVE
         return
-    fileno = getattr(data, "fileno", None)
-    if fileno is None:
+    read = getattr(data, "read", None)
+    if read is None:
         refuse("input_data", f"expected text, bytes or an open file, not {type(data).__name__}")
+    try:
+        fd = _descriptor(data)
+        if fd < 0:  # in memory, or unpacked as it is read: its content, from where it stands
+            plan.input = command.as_bytes(read(), plan.encoding, "input_data")
+            plan.keep_stdin = mode is ExecutionMode.INTERACTIVE
+            return
+        readable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+    except (OSError, ValueError) as error:
+        if isinstance(error, InvalidCommand):
+            raise
+        refuse("input_data", f"is a file that cannot be read from: {error}")
+    if not readable:
+        refuse("input_data", "is a file that was opened for writing", "open it for reading")
     if plan.pty:
         refuse("input_data", "a file cannot be the input of a terminal", "pass its content")
+    plan.stdin_file = fd
+
+
+def _descriptor(file: Any) -> int:
+    """-1 for a file object that has none. OSError, ValueError: it is closed, or broken."""
     try:
-        plan.stdin_file = fileno()
-        os.fstat(plan.stdin_file)
-    except (OSError, ValueError) as error:
-        refuse("input_data", f"is a file that cannot be read from: {error}")
+        fd = file.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        return -1
+    return fd if isinstance(fd, int) else -1
 
 
 def _run(command_: Command, mode: ExecutionMode, options: Mapping[str, Any]) -> ExecutionResult:
@@ -218,7 +242,15 @@ def _run(command_: Command, mode: ExecutionMode, options: Mapping[str, Any]) -> 
         from safesh.process import loop
 
         loop.wait_blocking(job)
-    return job.result
+    return _given(job, mode)
+
+
+def _given(job: Job, mode: ExecutionMode) -> ExecutionResult:
+    result = job.give()
+    if mode is _PLAIN_MODE:
+        registry.forget(job)
+        job.let_go()
+    return result
 
 
 def begin(
@@ -247,17 +279,21 @@ def begin(
 
 
 def _run_here(job: Job) -> None:
-    if job.begin():
-        registry.add(job)
-        if job.plan.logger is not None:
-            job.tell("process_started", command=job.shown, mode=job.plan.mode)
-        try:
+    try:
+        if job.begin():
+            registry.add(job)
+            if job.plan.logger is not None:
+                job.tell("process_started", command=job.shown, mode=job.plan.mode)
             blocking.drive(job)
-        finally:
-            registry.settle(job, keep=False)
-            job.finish()
-    else:
-        job.conclude_unstarted()
+        else:
+            job.conclude_unstarted()
+    except BaseException:
+        if not job.over:  # interrupted before anybody looked after it
+            job.abandon()
+        raise
+    finally:
+        registry.settle(job, keep=False)
+        job.finish()
     if job.plan.on_complete is not None:
         job.call(job.plan.on_complete, job.result)
 
@@ -288,7 +324,7 @@ class CommandExecutor:
             return _run(command, mode, both)
         job = begin(command, mode, both)
         self._keep(job)
-        return job.result
+        return job.give()
 
     __call__ = execute
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import select
+import threading
 from typing import TYPE_CHECKING
 
 from safesh.clock import monotonic
+from safesh.core.kill import KILL_SECONDS
 from safesh.process.job import DRAIN_SECONDS, SETTLE_SECONDS
 
 if TYPE_CHECKING:
@@ -129,12 +131,22 @@ class Drive:
 
 def drive(job: Job) -> None:
     """Run a started job to its end. Whatever interrupts the caller (Ctrl-C) ends the tree first."""
+    job.driver = threading.get_ident()
     one = Drive(job)
     try:
         one.run()
+        if job.enders:  # another thread ends it, and has the verdict in a moment
+            told = threading.Event()
+            job.once_ended(told.set)
+            told.wait(KILL_SECONDS)
     except BaseException:
-        job.result.verdict = one.end(job.plan.stop)
-        job.conclude()
+        try:
+            job.result.verdict = one.end(job.plan.stop)
+        except BaseException:  # a second Ctrl-C: no more asking
+            job.result.verdict = one.end(job.plan.stop, now=True)
+            raise
+        finally:
+            job.conclude()
         raise
     job.conclude()
 

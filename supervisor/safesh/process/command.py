@@ -101,8 +101,10 @@ def build_environment(env: Mapping[str, str] | None, run_id: str, mark: str) -> 
     if env is None:
         built = _own_environment()
     else:
+        pairs: Any = env
+        if not isinstance(pairs, Mapping):
+            refuse("env", f"expected a mapping of names to values, not {type(env).__name__}")
         built = {}
-        pairs: Mapping[Any, Any] = env
         for name, value in pairs.items():
             if not isinstance(name, str) or not isinstance(value, str):
                 wrong = value if isinstance(name, str) else name
@@ -141,15 +143,19 @@ def parse_timeout(timeout: float | str | None, place: str = "timeout") -> float 
 
 
 def check_encoding(encoding: str | None, errors: str) -> None:
-    if encoding is not None:
-        try:
-            codecs.lookup(encoding)
-        except (LookupError, TypeError):
-            refuse("encoding", f"{encoding!r} is no encoding", "such as 'utf-8'; None for bytes")
     try:
-        codecs.lookup_error(errors)
-    except (LookupError, TypeError):
-        refuse("errors", f"{errors!r} is no way to handle errors", "such as 'replace', 'strict' or 'surrogateescape'")
+        codecs.lookup_error(errors)(UnicodeDecodeError("utf-8", b"\xff", 0, 1, "asked whether it can decode"))
+    except UnicodeDecodeError:
+        pass  # "strict"
+    except (LookupError, TypeError, ValueError):
+        refuse("errors", f"{errors!r} is no way to decode", "such as 'replace', 'strict' or 'surrogateescape'")
+    if encoding is not None:
+        from safesh.process.lines import LineSplitter
+
+        try:
+            LineSplitter(encoding, errors)
+        except (LookupError, TypeError, ValueError):
+            refuse("encoding", f"{encoding!r} is no encoding of text", "such as 'utf-8'; None for bytes")
 
 
 def parse_stop(stop: StopPolicy | str | float | None, fallback: StopPolicy) -> StopPolicy:
@@ -158,7 +164,12 @@ def parse_stop(stop: StopPolicy | str | float | None, fallback: StopPolicy) -> S
         return fallback
     if isinstance(stop, StopPolicy):
         policy = stop
+        if policy.scope not in ("main", "tree"):
+            refuse("stop.scope", f"expected 'main' or 'tree', not {policy.scope!r}")
+        if parse_timeout(policy.grace, "stop.grace") is None:
+            policy = StopPolicy(signal=stop.signal, scope=stop.scope, grace=1e9)
     elif isinstance(stop, str):
+        parse_signal(stop, "stop")
         policy = StopPolicy(signal=stop, scope=fallback.scope, grace=fallback.grace)
     else:
         grace = parse_timeout(stop, "stop")
@@ -181,7 +192,11 @@ _SIZES = ("memory", "log_growth")
 
 def parse_limits(limits: Limits | Mapping[str, Any] | None) -> Limits | None:
     """Ceilings for the whole tree; a number or size stands for a limit whose crossing ends the run."""
-    if limits is None or isinstance(limits, Limits):
+    if limits is None:
+        return None
+    if isinstance(limits, Limits):
+        if not limits.interval > 0:
+            refuse("limits.interval", f"expected seconds above 0, not {limits.interval!r}")
         return limits
     if not isinstance(limits, Mapping):
         refuse("limits", f"expected a mapping or safesh.Limits, not {type(limits).__name__}")
@@ -205,6 +220,8 @@ def parse_limits(limits: Limits | Mapping[str, Any] | None) -> Limits | None:
                 number = float(value)
         except ConfigError as error:
             refuse(place, error.message, error.hint)
+        if not number:
+            refuse(place, f"expected more than 0, not {value!r}", "leave it out for no limit")
         found[name] = number if name == "interval" else Limit(most=number, action="stop")
     return Limits(**found)
 
@@ -224,9 +241,14 @@ def parse_max_output(value: int | str | None) -> int | None:
 def as_bytes(data: object, encoding: str | None, place: str) -> bytes | memoryview:
     """What is to be written, as bytes; text by ``encoding`` (UTF-8 for a stream of bytes)."""
     if isinstance(data, str):
-        return data.encode(encoding or "utf-8", "surrogateescape")
+        try:
+            return data.encode(encoding or "utf-8", "surrogateescape")
+        except UnicodeEncodeError as error:
+            refuse(place, f"cannot be written as {encoding or 'utf-8'}: {error.reason} at position {error.start}")
     if isinstance(data, bytes):
         return data
+    if isinstance(data, memoryview) and data.c_contiguous:
+        return data.cast("B") if data.ndim else bytes(data)
     if isinstance(data, (bytearray, memoryview)):
-        return memoryview(data).cast("B") if not isinstance(data, bytearray) else bytes(data)
+        return bytes(data)
     refuse(place, f"expected text or bytes, not {type(data).__name__}")

@@ -43,7 +43,11 @@ _LOOKS = 2  # in a row without a member, before a tree without a subreaper count
 
 
 class Mark(NamedTuple):
-    """A run by its main process, which leads its session: pid, start (``model.Identity``) and run id."""
+    """A run by its main process, which leads its session: pid, start (``model.Identity``) and run id.
+
+    Where nobody knows the main process any more, a negative number that no other mark has stands for it: such a run is
+    known by its id alone.
+    """
 
     pid: int
     start: int
@@ -163,7 +167,9 @@ class RunsTree(LeanTree):
         for mark in marks:
             self._mains.append(mark.key)
             self.owner[mark.key] = mark.key
-            self._led[mark.pid] = (mark.start, mark.key)
+            # Session 0 is that of everybody whose leader is in another pid namespace, 1 that of this one's init.
+            if mark.pid > 1:
+                self._led[mark.pid] = (mark.start, mark.key)
             if mark.run_id:
                 self._ids[mark.run_id] = mark.key
         # A descendant is no older than its main process; start times that follow a clock on the wall prove nothing.
@@ -254,6 +260,9 @@ def end_runs(
     """
     if not marks:
         return {}
+    if any(mark.pid in (0, 1) for mark in marks):
+        # Session 0 is the kernel's, and that of whoever came from outside our pid namespace; 1 is init's.
+        raise ValueError("no run is led by process 0 or 1")
     started = monotonic()
     tree = RunsTree(marks)
     try:
@@ -307,7 +316,7 @@ def leftovers(mark: Mark) -> list[Info]:
     younger = others.born_since(mark.pid)
     found = _platform.scan() if younger is None else others.pictures([mark.pid, *younger]) if younger else {}
     there = found.get(mark.pid)
-    led = there is None or there.start == mark.start
+    led = mark.pid > 1 and (there is None or there.start == mark.start)
     left = []
     for one in found.values():
         if one.dead or one.pid in (mark.pid, os.getpid()) or (_platform.HAS_SUBREAPER and one.start < mark.start):

@@ -9,13 +9,14 @@ from safesh.clock import monotonic
 from safesh.core.contain import RUN_ID
 from safesh.core.kill import KILL_SECONDS
 from safesh.model import Verdict
-from safesh.process.ending import Mark, end_runs
+from safesh.process.ending import end_runs
 from safesh.process.job import DRAIN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from safesh.model import StopPolicy
+    from safesh.process.ending import Mark
     from safesh.process.job import Job
 
 _MARGIN = 2.0  # seconds beyond what an ending may take
@@ -26,27 +27,33 @@ def end_jobs(jobs: Sequence[Job], policy: StopPolicy | None = None, *, now: bool
 
     Returns once their results are complete, or could not be in time.
     """
+    jobs = [job for job in jobs if job.pid > 1]  # one that never started has no number, and 0 means others
     verdicts: dict[int, Verdict] = {}
     groups: dict[tuple[str, str, float], list[Job]] = {}
     for job in jobs:
         stop = policy or job.plan.stop
         job.ending = True
         if job.link is not None:
-            job.link.end(stop, now=now)
+            with job.lock:  # its descriptors are not closed meanwhile, and their numbers nobody else's
+                if not job.closed:
+                    job.link.wake()
+                    job.link.end(stop, now=now)
         else:
             groups.setdefault((stop.signal, stop.scope, stop.grace), []).append(job)
     for group in groups.values():
-        found = end_runs(
-            [Mark(job.pid, job.start_time, job.run_id) for job in group], policy or group[0].plan.stop, now=now
-        )
+        found: dict[int, Verdict] = {}
         for job in group:
-            verdict = found[job.pid]
-            if job.result.verdict is None:
-                job.result.verdict = verdict
-            verdicts[job.pid] = verdict
+            job.expect_verdict()
+        try:
+            found = end_runs([job.mark() for job in group], policy or group[0].plan.stop, now=now)
+        finally:
+            for job in group:
+                job.give_verdict(found.get(job.pid))
+        verdicts |= found
+    asked = monotonic()
     for job in jobs:
         grace = (policy or job.plan.stop).grace if job.link is not None and not now else 0.0
-        limit = monotonic() + grace + KILL_SECONDS + DRAIN_SECONDS + _MARGIN
+        limit = asked + grace + KILL_SECONDS + DRAIN_SECONDS + _MARGIN
         if not job.waits_for_itself:
             job.wait(max(0.0, limit - monotonic()))
         if job.link is not None or job.pid not in verdicts:
@@ -55,9 +62,12 @@ def end_jobs(jobs: Sequence[Job], policy: StopPolicy | None = None, *, now: bool
 
 
 def who_is_left(marks: Sequence[Mark]) -> dict[int, bool]:
-    """By main pid, whether anybody of a run whose main process has been collected lives on: one look for all."""
+    """By main pid, whether anybody of a run whose main process has been collected lives on: one look for all.
+
+    OSError without a descriptor to look with.
+    """
     oldest = min(mark.start for mark in marks) if _platform.HAS_SUBREAPER else 0
-    by_session = {mark.pid: mark.pid for mark in marks}
+    by_session = {mark.pid: mark.pid for mark in marks if mark.pid > 1}
     by_id = {mark.run_id: mark.pid for mark in marks}
     left = dict.fromkeys(by_session, False)
     for one in _platform.scan().values():

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from safesh import _platform
 from safesh.clock import monotonic
-from safesh.core import quick, signals
+from safesh.core import forking, quick, signals
 from safesh.core.spawn import explain_exhausted
 from safesh.errors import SafeshError
 from safesh.model import Limits, StopPolicy
 from safesh.process import streams
 from safesh.process.errors import CommandTimeout, StatusLost
 from safesh.process.result import ExecutionResult, Usage
+from safesh.process.spool import Spool
 from safesh.process.streams import Collector, Feed, Stream
 
 if TYPE_CHECKING:
@@ -28,12 +29,12 @@ if TYPE_CHECKING:
 
     from safesh._platform import Handle
     from safesh.core.keeper import KeeperLink
+    from safesh.model import Member, Verdict
     from safesh.process.dispatch import Outlet
     from safesh.process.ending import Mark
     from safesh.process.errors import LimitExceeded
     from safesh.process.logs import EventLogger
     from safesh.process.monitor import Monitor, Sample
-    from safesh.process.spool import Spool
     from safesh.process.streams import Store
 
 DRAIN_SECONDS = 0.5  # for output that is still on its way when everybody has been ended
@@ -102,6 +103,7 @@ class Job:
         self.finished_all = False  # everything is told, callbacks included
         self._done: threading.Event | None = None  # made when somebody waits for that
         self.pid = 0
+        self.born: list[int] = []  # its pid from the very moment that there is one, and its pidfd
         self._start_time = 0
         self.handle: Handle | None = None
         self.link: KeeperLink | None = None
@@ -111,6 +113,10 @@ class Job:
         self.exited = False  # the main process is a zombie, or was collected
         self.reaped = False
         self.ending = False  # somebody is ending the tree
+        self.enders = 0  # how many are at it
+        self.after_ending: Callable[[], None] | None = None
+        self.driver = 0  # the thread of a blocking run
+        self.line = -1  # our end of its terminal, once more
         self.settle_by: float | None = None
         self.stores: dict[str, Store] = {}
         self.outlet: Outlet | None = None
@@ -130,6 +136,9 @@ class Job:
         self.samples: list[Sample] = []
         self.sampled_peak = 0
         self.finished: list[Callable[[], None]] = []  # called once, after ``done``
+        self.closed = False
+        self.burden = (0, 0)  # on the registry of the ended, as ``weigh`` told
+        self.given = False  # the caller has the result
         self.timers: list[list[Any]] = []  # of the loop, which lets go of them at its end
         self.heard: Stream | None = None  # which a conversation reads, and the loop does not
         self.result = ExecutionResult(self)
@@ -154,13 +163,17 @@ class Job:
             raise
         finally:
             for fd in theirs:
-                streams.close_fd(fd)
+                forking.close_fd(fd)
         self.result.pid = self.pid
         return True
 
     def abandon(self) -> None:
         """Interrupted (Ctrl-C) before anybody looked after it: nothing of it may stay."""
         try:
+            if self.born and not self.pid:
+                self.pid = self.born[0]
+            if len(self.born) > 1 and self.handle is None:
+                self.handle = _platform.open_child(self.pid, 0, self.born[1])
             if self.pid and self.link is None and not self.reaped:
                 from safesh.process.ending import end_runs
 
@@ -185,17 +198,17 @@ class Job:
         elif plan.input is None and not plan.keep_stdin:
             stdin = null_device()
         else:
-            stdin, ours = streams.make_pipe()
+            stdin, ours = forking.make_pipe()
             theirs.append(stdin)
             self.feed = Feed(ours)
             os.set_blocking(ours, False)
             self._fill_feed()
         if plan.output_fd >= 0:
             return stdin, plan.output_fd, plan.output_fd
-        ours, out = streams.make_pipe()
+        ours, out = forking.make_pipe()
         theirs.append(out)
         self.out = self._stream("stdout", ours, make_store, plan.on_output)
-        ours, err = streams.make_pipe()
+        ours, err = forking.make_pipe()
         theirs.append(err)
         self.err = self._stream("stderr", ours, make_store, plan.on_error)
         return stdin, out, err
@@ -204,11 +217,15 @@ class Job:
         from safesh.process.terminal import open_pair
 
         plan = self.plan
-        with streams.forking:
+        with forking.lock:
             master, slave = open_pair(raw=plan.pty == "raw")
-            theirs.append(streams.own_fd(slave))
-            self.out = self._stream("stdout", streams.own_fd(master), make_store, plan.on_output, pty=True)
-            self.feed = Feed(streams.own_fd(os.dup(master)), pty=True)  # the same open file, twice in the poll set
+            theirs.append(forking.own_fd(slave))
+            self.out = self._stream("stdout", forking.own_fd(master), make_store, plan.on_output, pty=True)
+            # Kept until the end: a command that closes its outputs before it exits would see its terminal hang up, and
+            # be ended by that (SIGHUP).
+            self.line = forking.own_fd(os.dup(master))
+            # The same open file, twice in the poll set.
+            self.feed = Feed(forking.own_fd(os.dup(master)), terminal=plan.pty is True)
         os.set_blocking(master, False)
         self._fill_feed()
         return slave, slave, slave
@@ -249,10 +266,11 @@ class Job:
 
             pid = start_on_pty(plan.argv, cwd=plan.cwd, env=plan.text_env(), slave=stdio[0])
         else:
-            pid = quick.start(plan.argv, cwd=plan.cwd, env=plan.env, stdio=stdio)
+            opener = _platform.child_opener
+            pid = quick.start(plan.argv, cwd=plan.cwd, env=plan.env, stdio=stdio, born=self.born, opener=opener)
         self.pid = pid
         # Our own child, not collected yet: its pid cannot mean anybody else.
-        handle = _platform.open_child(pid, 0)
+        handle = _platform.open_child(pid, 0, self.born[1] if len(self.born) > 1 else -1)
         if handle.fileno() < 0:  # then signals go by its start time
             handle = _platform.plain_handle(pid, self.start_time)
         self.handle = handle
@@ -306,7 +324,38 @@ class Job:
     @property
     def waits_for_itself(self) -> bool:
         """Whether one of its own callbacks asks: its end comes after that callback's."""
-        return self.outlet is not None and self.outlet.is_mine
+        if self.outlet is None:
+            return self.driver == threading.get_ident()
+        return self.outlet.is_mine
+
+    def expect_verdict(self, *, ending: bool = True) -> None:
+        """Somebody begins to end it: the result is not complete before their verdict is in it.
+
+        ending: what is left of it is theirs to end, too.
+        """
+        with self.lock:
+            self.ending = self.ending or ending
+            self.enders += 1
+
+    def give_verdict(self, verdict: Verdict | None) -> None:
+        """The answer to ``expect_verdict``; None when there came none."""
+        with self.lock:
+            if self.result.verdict is None:
+                self.result.verdict = verdict
+            self.enders -= 1
+            call = None
+            if not self.enders:
+                call, self.after_ending = self.after_ending, None
+        if call is not None:
+            call()
+
+    def once_ended(self, call: Callable[[], None]) -> None:
+        """Call it now, or as soon as nobody's verdict is missing."""
+        with self.lock:
+            if self.enders and self.result.verdict is None:
+                self.after_ending = call
+                return
+        call()
 
     def call(self, callback: Callable[[Any], object] | None, argument: Any) -> None:
         """A callback that raises is told in the result and the log, and ends nothing."""
@@ -314,7 +363,10 @@ class Job:
             return
         try:
             callback(argument)
-        except Exception as error:
+        except BaseException as error:
+            # In the caller's own thread Ctrl-C is meant for the caller; on a thread of ours nobody else would be told.
+            if self.outlet is None and not isinstance(error, Exception):
+                raise
             if len(self.result.callback_errors) < 100:
                 self.result.callback_errors.append(error)
             self.tell(
@@ -392,31 +444,38 @@ class Job:
 
     def time_out(self) -> None:
         """The deadline has come: told, and who has the output open is looked up while they still do."""
+        self.result.timed_out = True
+        self.result.pipe_holders = self._holders()
+        self.tell_time_out()
+
+    def _holders(self) -> list[Member]:
+        """Who has the output open. The loop may close our ends meanwhile, so copies of them are looked at."""
         from safesh.process.ending import holders_of
 
-        self.result.timed_out = True
+        copies: list[int] = []
         found = {}
         try:
-            for stream in self.streams():
-                for one in holders_of(stream.fd, {os.getpid()}):
+            with self.lock:
+                for stream in self.streams():
+                    copies.append(os.dup(stream.fd))
+            for fd in copies:
+                for one in holders_of(fd, {os.getpid()}):
                     found[(one.pid, one.start)] = one
         except OSError:
-            pass  # no descriptor left to look with, or its stream was closed meanwhile
-        self.result.pipe_holders = list(found.values())
+            pass  # no descriptor left to look with
+        finally:
+            for fd in copies:
+                os.close(fd)
+        return list(found.values())
+
+    def tell_time_out(self) -> None:
         self.tell("process_timed_out", level="warning", timeout=self.plan.timeout)
 
     def conclude(self) -> None:
         """Everything is known: close what is left open, and tell."""
         result = self.result
-        open_still = self.streams()
-        if open_still and not result.pipe_holders:
-            from safesh.process.ending import holders_of
-
-            try:
-                for stream in open_still:
-                    result.pipe_holders += holders_of(stream.fd, {os.getpid()})
-            except OSError:
-                pass  # no descriptor left to look with
+        if self.streams() and not result.pipe_holders:
+            result.pipe_holders = self._holders()
         with self.lock:
             self.departing = True  # from here on nobody signals through the handle
             self.close()
@@ -471,6 +530,7 @@ class Job:
         for one in (self.out, self.err, self.feed):
             if one is not None:
                 one.fd = -1
+        self.line = -1
         for handle in (self.handle, self.link.handle if self.link is not None else None):
             if handle is not None:
                 handle.close()
@@ -486,10 +546,21 @@ class Job:
         for call in waiting:
             call()
 
+    def give(self) -> ExecutionResult:
+        """The result for the caller, who keeps the job by it from here on."""
+        result = self.result
+        self.given = True
+        return result
+
     def let_go(self) -> None:
         """Nobody finds it by its pid any more: it goes with its result, at once, and not when cycles are collected."""
+        if not self.given:
+            return
+        self.given = False
         self.result = self.result.apart()
-        self.monitor = self.outlet = self.is_full = self.take = None
+        self.monitor = self.is_full = self.take = None
+        if self.outlet is not None:
+            self.outlet.on_room = None
         for stream in (self.out, self.err):
             if stream is not None:
                 stream.deliver = None
@@ -506,6 +577,11 @@ class Job:
         store = self.stores.get(stream)
         return store if store is not None and hasattr(store, "unread") else None  # type: ignore[return-value]
 
+    def weigh(self) -> tuple[int, int]:
+        """(bytes of its output in memory, files that hold the rest)."""
+        spools = [store for store in self.stores.values() if isinstance(store, Spool)]
+        return sum(one.in_memory for one in spools), sum(one.has_file for one in spools)
+
     def wait(self, timeout: float | None = None) -> bool:
         if self.waits_for_itself:
             return self.over
@@ -517,17 +593,24 @@ class Job:
         return self._done.wait(timeout)
 
     def close(self) -> None:
+        """Give every descriptor back, once: a number that was closed may be somebody else's by now."""
+        if self.closed:
+            return
+        self.closed = True
         for stream in (self.out, self.err):
             if stream is not None:
                 stream.close()
         if self.feed is not None:
             self.feed.close()
+        if self.line >= 0:
+            line, self.line = self.line, -1
+            forking.close_fd(line)
         if self.handle is not None:
             self.handle.close()
         if self.link is not None:
-            from safesh.process import kept
+            from safesh.core import holder
 
-            kept.close(self.link)
+            holder.let_go(self.link)
         if self.monitor is not None:
             self.monitor.close()
 
@@ -549,7 +632,16 @@ class Job:
             return store.all()
 
     def tail(self, stream: str, size: int) -> bytes:
-        return self.collected(stream)[-size:]
+        store = self.stores.get(stream)
+        if store is None:
+            return b""
+        with self.lock:
+            return store.tail(size)
+
+    def show(self, data: bytes | bytearray) -> str:
+        """``decode`` for people: never raises."""
+        errors = self.plan.errors if self.encoding is not None and self.plan.errors != "strict" else "replace"
+        return data.decode(self.encoding or "utf-8", errors)
 
     def decode(self, data: bytes) -> str:
         try:
@@ -578,7 +670,7 @@ def null_device() -> int:
     """/dev/null, opened once."""
     global _null
     if _null < 0:
-        with streams.forking:
+        with forking.lock:
             if _null < 0:
                 _null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     return _null

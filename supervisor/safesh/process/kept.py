@@ -12,7 +12,6 @@ from safesh.core import holder
 from safesh.core.signals import number
 from safesh.errors import ResourceError
 from safesh.model import Limits, Verdict
-from safesh.process import streams
 from safesh.process.errors import StatusLost
 from safesh.process.result import Usage
 
@@ -41,23 +40,14 @@ def launch(job: Job, stdio: tuple[int, int, int]) -> None:
         if message["event"] != "spawned":
             raise holder.refusal(message)
     except BaseException:
-        link.close()
+        holder.let_go(link)
         collect_keeper(link.pid)
         raise
     job.link = link
     job.pid = message["pid"]
-    # A copy of us that kept these open would outlive us in the keeper's eyes.
-    for fd in (link.report, link._lifeline):
-        streams.own_fd(fd)
     job.known_start(message["start"])
     # Another's child, so it may be gone already: then there is nobody to signal, and the keeper tells the rest.
     job.handle = _platform.open_handle(job.pid, message["start"])
-
-
-def close(link: KeeperLink) -> None:
-    for fd in (link.report, link._lifeline):
-        streams.forget_fd(fd)
-    link.close()
 
 
 def _first_message(link: KeeperLink) -> tuple[dict[str, Any], list[dict[str, Any]]]:

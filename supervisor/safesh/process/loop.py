@@ -6,6 +6,7 @@ caller's callbacks and whatever takes time to other threads (``dispatch``).
 
 from __future__ import annotations
 
+import errno
 import heapq
 import itertools
 import os
@@ -15,8 +16,9 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from safesh.clock import monotonic
+from safesh.core import forking
 from safesh.core.keeper import KeeperLink
-from safesh.process import kept, registry, streams
+from safesh.process import kept, registry
 from safesh.process.dispatch import Outlet, Pool
 from safesh.process.job import DRAIN_SECONDS, SETTLE_SECONDS
 from safesh.process.spool import Spool
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from safesh._platform import Handle
+    from safesh.errors import SafeshError
     from safesh.process.job import Job
     from safesh.process.streams import Store
 
@@ -33,6 +36,7 @@ _CALLBACK_THREADS = 16
 _ENDING_THREADS = 32
 _LOOK_AGAIN = 0.05  # seconds, where the end of a child wakes nobody (no pidfd)
 _FEW = 16  # younger processes that are looked at in the loop itself
+_MOST_LOOKED_UP = 16  # of those whose deadline comes at once: who has their output open (a look at all descriptors)
 _HAS_EPOLL = hasattr(select, "epoll")
 _READ, _WRITE = 1, 4  # POLLIN and POLLOUT, EPOLLIN and EPOLLOUT
 
@@ -41,32 +45,50 @@ class Loop:
     """The thread and what it watches. Any thread may add jobs and ask for things."""
 
     def __init__(self) -> None:
-        self.callbacks = Pool("safesh-callbacks", _CALLBACK_THREADS)
-        self.endings = Pool("safesh-endings", _ENDING_THREADS)
+        self.callbacks = Pool("safesh-callbacks", _CALLBACK_THREADS, self.after)
+        self.endings = Pool("safesh-endings", _ENDING_THREADS, self.after)
         self._lock = threading.Lock()
         self._watched: dict[int, tuple[Job, Stream | Feed | KeeperLink | Handle]] = {}
-        self._timers: list[tuple[float, int, Callable[[], object]]] = []
+        self._timers: list[list[Any]] = []  # [when, number, call]; no call: fired or cancelled
+        self._cancelled = 0
         self._number = itertools.count()
+        self._overdue: list[Job] = []
         self._blind: set[Job] = set()
         self._departed: list[Job] = []
-        self._wake_read, self._wake_write = os.pipe()
         self._awake = False
-        for fd in (self._wake_read, self._wake_write):
-            streams.own_fd(fd)
-            os.set_blocking(fd, False)
-        self._poller: Any = select.epoll() if _HAS_EPOLL else select.poll()
-        if _HAS_EPOLL:
-            poller: Any = self._poller
-            streams.own_fd(poller.fileno())
-        self._poller.register(self._wake_read, _READ)
         self._sleeps_until = 0.0
         self._thread = threading.Thread(target=self._run, name="safesh-loop", daemon=True)
-        self._thread.start()
+        self._wake_read, self._wake_write = forking.make_pipe()
+        self._poller: Any = None
+        try:
+            for fd in (self._wake_read, self._wake_write):
+                os.set_blocking(fd, False)
+            self._poller = select.epoll() if _HAS_EPOLL else select.poll()
+            self._poller.register(self._wake_read, _READ)
+            self.endings.open()
+            self.callbacks.open()
+            self._thread.start()
+        except BaseException:
+            # Threads of the pools that came to be stay, and wait for nothing.
+            self.close()
+            for fd in (self._wake_read, self._wake_write):
+                forking.close_fd(fd)
+            raise
+
+    def close(self) -> None:
+        """Give the poller's descriptor back."""
+        if _HAS_EPOLL and self._poller is not None:
+            self._poller.close()
 
     # --- from any thread ----------------------------------------------------------------------
 
     def add(self, job: Job) -> None:
         """Look after a started job from now on."""
+        # Timers first: as soon as its end is watched it may be over, and nobody would cancel what comes later.
+        if job.deadline is not None:
+            self.at(job.deadline, lambda: self._deadline(job), job)
+        if job.monitor is not None:
+            self.at(job.monitor.due, lambda: self._sample(job), job)
         for stream in job.streams():
             os.set_blocking(stream.fd, False)
             self.watch(job, stream, _READ)
@@ -83,10 +105,6 @@ class Loop:
         else:
             self._blind.add(job)
             self._wake()
-        if job.deadline is not None:
-            self.at(job.deadline, lambda: self._deadline(job))
-        if job.monitor is not None:
-            self.at(job.monitor.due, lambda: self._sample(job))
 
     def watch(self, job: Job, end: Stream | Feed | KeeperLink | Handle, events: int) -> None:
         if isinstance(end, (Stream, Feed)):
@@ -101,16 +119,19 @@ class Loop:
         if not _HAS_EPOLL:
             self._wake()
 
-    def mute(self, fd: int) -> None:
-        """Somebody else reads from this descriptor for a while."""
-        if fd in self._watched:
-            self._poller.modify(fd, 0)
+    def lend(self, job: Job, stream: Stream) -> None:
+        """Somebody else reads from this stream for a while, and the loop does not. With ``job.lock`` held.
 
-    def unmute(self, fd: int) -> None:
-        if fd in self._watched:
-            self._poller.modify(fd, _READ)
-            if not _HAS_EPOLL:
-                self._wake()
+        Not merely muted: a hang-up is told all the same (epoll_ctl(2)), and an event on its way must find nothing.
+        """
+        job.heard = stream
+        self.forget(stream.fd)
+
+    def take_back(self, job: Job, stream: Stream) -> None:
+        """With ``job.lock`` held."""
+        job.heard = None
+        if stream.fd >= 0:
+            self.watch(job, stream, _READ)
 
     def forget(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:
@@ -119,13 +140,36 @@ class Loop:
             except (OSError, KeyError, ValueError):
                 pass
 
-    def at(self, when: float, call: Callable[[], object]) -> None:
-        """Call it in the loop at ``when`` (monotonic seconds)."""
+    def after(self, seconds: float, call: Callable[[], object]) -> None:
+        self.at(monotonic() + seconds, call)
+
+    def at(self, when: float, call: Callable[[], object], job: Job | None = None) -> None:
+        """Call it in the loop at ``when`` (monotonic seconds); not any more once ``job`` is over."""
+        entry = [when, next(self._number), call]
         with self._lock:
-            heapq.heappush(self._timers, (when, next(self._number), call))
+            if job is not None:
+                if job.over:
+                    return
+                if len(job.timers) > 8:
+                    job.timers = [one for one in job.timers if one[2] is not None]
+                job.timers.append(entry)
+            heapq.heappush(self._timers, entry)
             wake = when < self._sleeps_until
         if wake:
             self._wake()
+
+    def _cancel(self, job: Job) -> None:
+        """Its timers hold it no longer: a deadline may be hours away."""
+        with self._lock:
+            for entry in job.timers:
+                if entry[2] is not None:
+                    entry[2] = None
+                    self._cancelled += 1
+            job.timers.clear()
+            if self._cancelled > 64 and self._cancelled * 2 > len(self._timers):
+                self._timers = [entry for entry in self._timers if entry[2] is not None]
+                heapq.heapify(self._timers)
+                self._cancelled = 0
 
     def _wake(self) -> None:
         if not self._awake:
@@ -154,13 +198,22 @@ class Loop:
                 if fd == self._wake_read:
                     self._drain_wake()
                     continue
-                found = self._watched.get(fd)
-                if found is not None:
-                    self._guard(found[0], self._serve, fd, *found)
+                self._attend(fd)
             self._sleeps_until = 0.0
             self._fire()
-            for job in list(self._blind):
-                self._guard(job, self._look_blindly, job)
+            if self._blind:
+                self._look_around()
+
+    # In functions of their own, so that nothing here holds a job while it sleeps.
+
+    def _attend(self, fd: int) -> None:
+        found = self._watched.get(fd)
+        if found is not None:
+            self._guard(found[0], self._serve, fd, *found)
+
+    def _look_around(self) -> None:
+        for job in list(self._blind):
+            self._guard(job, self._look_blindly, job)
 
     def _prepare_sleep(self) -> float:
         """What the poller takes; a timer that is added from now on and comes earlier wakes it."""
@@ -187,7 +240,11 @@ class Loop:
             with self._lock:
                 if not self._timers or self._timers[0][0] > now:
                     return
-                _when, _number, call = heapq.heappop(self._timers)
+                entry = heapq.heappop(self._timers)
+                call, entry[2] = entry[2], None
+                if call is None:
+                    self._cancelled -= 1
+                    continue
             try:
                 call()
             except Exception:
@@ -203,7 +260,22 @@ class Loop:
                 from safesh.errors import ResourceError
 
                 job.result._error = ResourceError(f"could not be looked after: {error}", place=job.shown[0])
-            self.endings.submit(lambda: self._end(job, now=True))
+            self.endings.submit(lambda: self._give_up(job))
+
+    def _guard_only(self, call: Callable[[], object]) -> None:
+        """What is good to know must not keep the rest from being done."""
+        try:
+            call()
+        except Exception:
+            _report()
+
+    def _give_up(self, job: Job) -> None:
+        try:
+            self._end(job, now=True)
+        finally:
+            if job.exited:
+                job.collect()
+            self._conclude(job)
 
     def _serve(self, fd: int, job: Job, end: Stream | Feed | KeeperLink | Handle) -> None:
         with job.lock:
@@ -255,7 +327,7 @@ class Loop:
         with job.lock:
             held, job.held_back = job.held_back, []
             for stream in held:
-                if stream.fd >= 0:
+                if stream.fd >= 0 and stream is not job.heard:
                     self.watch(job, stream, _READ)
 
     def _listen(self, job: Job, link: KeeperLink) -> None:
@@ -285,21 +357,19 @@ class Loop:
             return
         if job.link is not None and not job.keeper_gone:
             return  # the keeper ends what is left, and tells
-        if job.streams() and not job.full:
+        if job.streams():
             if job.settle_by is None:
                 wait = SETTLE_SECONDS if job.link is None and not job.ending else DRAIN_SECONDS
                 job.settle_by = monotonic() + wait
-                self.at(job.settle_by, lambda: self._settled(job))
-            return
-        if job.streams():
+                self.at(job.settle_by, lambda: self._settled(job), job)
             return
         self._depart(job)
 
     def _settled(self, job: Job) -> None:
-        if job.over or job.departing or not job.exited or job.link is not None:
+        if job.over or job.departing or not job.exited or (job.link is not None and not job.keeper_gone):
             return
-        if job.full:
-            self.at(monotonic() + DRAIN_SECONDS, lambda: self._settled(job))
+        if job.full and not job.ending:  # its output waits for its callbacks, not for a process
+            self.at(monotonic() + DRAIN_SECONDS, lambda: self._settled(job), job)
             return
         self._depart(job)
 
@@ -333,10 +403,13 @@ class Loop:
 
         if anybody_left(job.pid):
             return True
-        younger = others.born_since(job.pid)
-        if younger is None or len(younger) > _FEW:
-            return True
-        return bool(younger) and bool(leftovers(job.mark()))
+        try:
+            younger = others.born_since(job.pid)
+            if younger is None or len(younger) > _FEW:
+                return True
+            return bool(younger) and bool(leftovers(job.mark()))
+        except OSError:
+            return True  # no descriptor left to look with
 
     def _see_off(self) -> None:
         """Those who departed since the last look: one look for all of them."""
@@ -345,9 +418,12 @@ class Loop:
         while True:
             with self._lock:
                 jobs = list(self._departed)
-            found = who_is_left([job.mark() for job in jobs])
+            try:
+                found = who_is_left([job.mark() for job in jobs])
+            except Exception:  # no descriptor left to look with: each for itself, which does without
+                found = {}
             for job in jobs:
-                if found[job.pid] or job.streams():
+                if found.get(job.pid, True) or job.streams():
                     self.endings.submit(lambda job=job: self._end_leftovers(job))  # type: ignore[misc]
                 else:
                     self._conclude(job)
@@ -395,14 +471,32 @@ class Loop:
             self._conclude(job)
 
     def _deadline(self, job: Job) -> None:
-        if not job.over and not job.departing:
-            self.endings.submit(lambda: self._time_out(job))
+        with self._lock:
+            self._overdue.append(job)
+            if len(self._overdue) > 1:
+                return  # somebody is on the way
+        self.endings.submit(self._time_out)
 
-    def _time_out(self, job: Job) -> None:
-        if job.over:
-            return
-        job.time_out()
-        self._end(job)
+    def _time_out(self) -> None:
+        """Those whose deadline has come, all at the price of one."""
+        from safesh.process.endings import end_jobs
+
+        with self._lock:
+            overdue, self._overdue = self._overdue, []
+        jobs = []
+        for job in overdue:
+            with job.lock:
+                if job.over or job.departing:
+                    continue
+                job.result.timed_out = True
+            jobs.append(job)
+        for job in jobs[:_MOST_LOOKED_UP]:
+            self._guard_only(job.time_out)
+        for job in jobs[_MOST_LOOKED_UP:]:
+            job.tell_time_out()
+        end_jobs(jobs)
+        for job in jobs:
+            self._settled(job)  # where somebody outside of the tree, or a survivor, keeps its output open
 
     def _sample(self, job: Job) -> None:
         monitor = job.monitor
@@ -413,7 +507,7 @@ class Loop:
             job.limit_error = error
             self.endings.submit(lambda: self._end(job))
             return
-        self.at(monitor.due, lambda: self._sample(job))
+        self.at(monitor.due, lambda: self._sample(job), job)
 
     def _end(self, job: Job, *, now: bool = False) -> None:
         from safesh.process.endings import end_jobs
@@ -423,6 +517,9 @@ class Loop:
             self._settled(job)  # where somebody outside of the tree, or a survivor, keeps its output open
 
     def _conclude(self, job: Job) -> None:
+        job.once_ended(lambda: self._conclude_now(job))
+
+    def _conclude_now(self, job: Job) -> None:
         with job.lock:
             if job.over:
                 return
@@ -434,7 +531,9 @@ class Loop:
             if job.link is not None:
                 self.forget(job.link.report)
             self._blind.discard(job)
+            result = job.result
             job.conclude()
+        self._cancel(job)
         registry.settle(job, keep=True)
         if job.taken is not None:
             job.taken.set()
@@ -442,7 +541,7 @@ class Loop:
             job.finish()
             return
         if job.plan.on_complete is not None:
-            job.outlet.post(job.call, job.plan.on_complete, job.result)
+            job.outlet.post(job.call, job.plan.on_complete, result)
         job.outlet.post(job.finish)
 
 
@@ -453,7 +552,10 @@ def is_loop_thread() -> bool:
 def _report() -> None:
     import traceback
 
-    traceback.print_exc(file=sys.stderr)
+    try:
+        traceback.print_exc(file=sys.stderr)
+    except Exception:
+        pass  # nowhere to tell it; the loop goes on
 
 
 _loop: Loop | None = None
@@ -474,13 +576,20 @@ def get() -> Loop:
 def forget() -> None:
     """In a copy of the program made by fork(2) there is no such thread."""
     global _loop, _making
+    if _loop is not None:
+        _loop.close()  # now, while the number is its own
     _loop = None
     _making = threading.Lock()
 
 
 def run(job: Job) -> None:
     """Start a job and have the loop look after it; returns at once."""
-    loop = get()
+    try:
+        loop = get()
+    except (OSError, RuntimeError) as error:  # no descriptor, or no thread, for the loop itself
+        job._fail(_exhausted(job, error))
+        job.conclude_unstarted()
+        return
     plan = job.plan
 
     def store(limit: int | None) -> Store:
@@ -488,18 +597,36 @@ def run(job: Job) -> None:
 
     if job.take is None and (plan.on_output or plan.on_error or plan.on_complete or plan.on_sample):
         job.outlet = Outlet(loop.callbacks)
-    if not job.begin(store):
-        job.conclude_unstarted()
-        if job.outlet is not None and plan.on_complete is not None:
-            job.outlet.post(job.call, plan.on_complete, job.result)
-        return
-    if plan.mode == "monitored" or plan.limits is not None:
-        from safesh.process.monitor import Monitor
+    try:
+        if not job.begin(store):
+            job.conclude_unstarted()
+            if job.outlet is not None and plan.on_complete is not None:
+                job.outlet.post(job.call, plan.on_complete, job.result)
+            return
+        registry.add(job)
+        if plan.mode == "monitored" or plan.limits is not None or plan.on_sample is not None:
+            from safesh.process.monitor import Monitor
 
-        job.monitor = Monitor(job, plan.limits)
-    registry.add(job)
-    job.tell("process_started", command=job.shown, mode=plan.mode)
-    loop.add(job)
+            job.monitor = Monitor(job, plan.limits)
+        job.tell("process_started", command=job.shown, mode=plan.mode)
+        loop.add(job)
+    except BaseException as error:
+        if not isinstance(error, Exception):  # Ctrl-C
+            if job.pid and not job.over:
+                loop._give_up(job)
+            raise
+        if not job.pid:
+            raise  # nothing was started
+        job.result._error = _exhausted(job, error)
+        loop._give_up(job)
+
+
+def _exhausted(job: Job, error: Exception) -> SafeshError:
+    from safesh.core.spawn import explain_exhausted
+
+    if not isinstance(error, OSError):
+        error = OSError(errno.EAGAIN, str(error))
+    return explain_exhausted(job.shown[0], error)
 
 
 def wait_blocking(job: Job) -> None:
@@ -509,5 +636,9 @@ def wait_blocking(job: Job) -> None:
     except BaseException:
         from safesh.process.endings import end_jobs
 
-        end_jobs([job])
+        try:
+            end_jobs([job])
+        except BaseException:  # a second Ctrl-C: no more asking
+            end_jobs([job], now=True)
+            raise
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import select
 import threading
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
     Until = str | bytes | re.Pattern[str] | re.Pattern[bytes] | Callable[[Any], object] | None
 
+_GLANCE = 0.5  # seconds between two looks whether a silent conversation has anybody left to talk to
+_LONGEST = 3  # bytes that a character may have beyond its first
 TERMINATE_GRACE = 3.0  # seconds between the question and the kill, or the answer that it is still there
 
 
@@ -29,19 +32,24 @@ def read_from_process(pid: int, timeout: float | None = 0.0, *, stream: str = "s
     """Output that nobody has read yet: text, or bytes of a command with ``encoding=None``; "" when there is none.
 
     timeout: seconds to wait for something to come, or the end of it; 0 takes what is there; None waits for ever.
-    size: at most so many bytes. What was dropped (``get_process_output_info``) is passed over.
+    size: at most so many bytes, but a whole character. What was dropped (``get_process_output_info``) is passed over.
 
     Raises NotManaged for a process this API did not start, NoSuchProcess for none, InvalidCommand for bad arguments.
     """
     job = registry.need(pid, "reading its output")
     wait = parse_timeout(timeout)
     _check_stream(stream)
+    _check_size(size)
     deadline = None if wait is None else monotonic() + wait
-    with job.talk:
-        found = _take(job, stream, size)
-        if not found:
-            _wait_for_output(job, stream, deadline)
-            found = _take(job, stream, size)
+    if not job.talk.acquire(timeout=-1 if wait is None else min(wait, threading.TIMEOUT_MAX)):
+        return _given(job, b"")  # another conversation takes all there is
+    try:
+        while not (found := _take(job, stream, size)):
+            if not _wait_for_output(job, stream, deadline):
+                found = _take(job, stream, size)
+                break
+    finally:
+        job.talk.release()
     return _given(job, found)
 
 
@@ -50,33 +58,47 @@ def _check_stream(stream: str) -> None:
         refuse("stream", f"expected 'stdout' or 'stderr', not {stream!r}")
 
 
+def _check_size(size: Any) -> None:
+    if isinstance(size, bool) or not isinstance(size, int) or size == 0 or size < -1:
+        refuse("size", f"expected bytes above 0, not {size!r}", "-1 for all there are")
+
+
 def _given(job: Job, data: bytes) -> Any:
     return data if job.encoding is None else job.decode(data)
 
 
 def _take(job: Job, stream: str, size: int = -1) -> bytes:
-    """What is unread; whole characters only, as long as more may come."""
+    """What is unread; whole characters only, and at least one, as long as more may come."""
     with job.lock:
         store = job.spool(stream)
         if store is None:
             return b""
-        rest = job.rest.pop(stream, b"")
-        if 0 <= size < len(rest):
-            job.rest[stream] = rest[size:]
-            return rest[:size]
-        data = rest + store.read(size - len(rest) if size >= 0 else -1)
-        if size < 0 and job.encoding is not None and not job.over:
-            keep = _unfinished(data, job.encoding)
-            if keep:
-                job.rest[stream] = data[-keep:]
-                data = data[:-keep]
-        return data
+        data = job.rest.pop(stream, b"")
+        data += store.read(max(0, size + _LONGEST - len(data)) if size >= 0 else -1)
+        cut = len(data) if size < 0 else min(size, len(data))
+        if job.encoding is not None and cut:
+            torn = _unfinished(data[:cut], job.encoding)
+            ours = job.out if stream == "stdout" else job.err
+            if torn and (cut < len(data) or (ours is not None and ours.fd >= 0)):
+                if torn < cut:
+                    cut -= torn
+                else:
+                    while torn and cut < len(data):
+                        cut += 1
+                        torn = _unfinished(data[:cut], job.encoding)
+                    if torn and ours is not None and ours.fd >= 0:
+                        cut = 0
+        if cut < len(data):
+            job.rest[stream] = data[cut:]
+        return data[:cut]
 
 
 def _unfinished(data: bytes, encoding: str) -> int:
-    """Bytes at the end that begin a character of UTF-8 and do not finish it (0 for other encodings)."""
+    """Bytes at the end that begin a character and do not finish it."""
     if encoding.replace("_", "-").lower() not in ("utf-8", "utf8"):
-        return 0
+        decoder = codecs.getincrementaldecoder(encoding)("replace")
+        decoder.decode(data)
+        return len(decoder.getstate()[0])
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte & 0xC0 == 0x80:
@@ -86,15 +108,19 @@ def _unfinished(data: bytes, encoding: str) -> int:
     return 0
 
 
-def _wait_for_output(job: Job, stream: str, deadline: float | None) -> None:
-    """Until something is unread or nothing more can come; reads in this very thread, without a hand-over."""
+def _wait_for_output(job: Job, stream: str, deadline: float | None) -> bool:
+    """Until something is unread, or False: nothing came in time, or nothing more can come.
+
+    Reads in this very thread, without a hand-over.
+    """
     ours = job.out if stream == "stdout" else job.err
     store = job.spool(stream)
     if ours is None or store is None:
-        return
+        return False
     with _Ear(job, ours) as ear:
         while not store.unread and ear.hear(deadline):
             pass
+    return store.unread > 0
 
 
 class _Ear:
@@ -103,30 +129,36 @@ class _Ear:
     def __init__(self, job: Job, stream: Stream) -> None:
         self.job = job
         self.stream = stream
-        self._fd = -1
+        self._lent = False
 
     def __enter__(self) -> _Ear:
-        fd = self.stream.fd
-        if fd >= 0:
-            self._fd = fd
-            loop.get().mute(fd)
-            watch = self.job.ear
-            if watch is None or watch[0] != fd:
-                poll = select.poll()
-                poll.register(fd, select.POLLIN)
-                self.job.ear = (fd, poll)
+        job = self.job
+        with job.lock:
+            fd = self.stream.fd
+            if fd >= 0:
+                self._lent = True
+                loop.get().lend(job, self.stream)
+                if job.ear is None or job.ear[0] != fd:
+                    poll = select.poll()
+                    poll.register(fd, select.POLLIN)
+                    job.ear = (fd, poll)
         return self
 
     def hear(self, deadline: float | None) -> bool:
         """Wait for bytes and take them into the store; False at the deadline and at the end of the output."""
         stream, job = self.stream, self.job
-        if stream.fd < 0 or job.ear is None:
-            return False
-        wait = None if deadline is None else deadline - monotonic()
-        if wait is not None and wait <= 0:
-            wait = 0.0
-        if not job.ear[1].poll(None if wait is None else wait * 1000 + 0.999):
-            return False
+        while True:
+            if stream.fd < 0 or job.ear is None:
+                return False
+            wait = _GLANCE if deadline is None else min(deadline - monotonic(), _GLANCE)
+            if job.ear[1].poll(max(wait, 0.0) * 1000 + 0.999):
+                break
+            if deadline is not None and monotonic() >= deadline:
+                return False
+            # The end of a run whose output an outsider keeps open closes it, and nothing here wakes for that.
+            store = job.spool(stream.name)
+            if store is not None and store.unread:
+                return True  # drained by whoever saw the run off
         with job.lock:
             if stream.fd < 0:
                 return False
@@ -137,8 +169,9 @@ class _Ear:
         return False
 
     def __exit__(self, *_exception: object) -> None:
-        if self._fd >= 0 and self.stream.fd == self._fd:
-            loop.get().unmute(self._fd)
+        if self._lent:
+            with self.job.lock:
+                loop.get().take_back(self.job, self.stream)
 
 
 def get_process_output_info(pid: int, *, stream: str = "stdout") -> dict[str, int]:
@@ -220,6 +253,7 @@ def communicate_with_process(
     wait = parse_timeout(timeout)
     deadline = None if wait is None else monotonic() + wait
     find = _finder(until, job)
+    as_bytes(data, job.encoding, "data")
     stream = job.out
     store = job.spool("stdout")
     if stream is None or store is None:
@@ -231,28 +265,30 @@ def communicate_with_process(
             if len(data) or close:
                 _send(job, pid, data, close)
             with job.lock:
-                answer = job.rest.pop("stdout", b"") + store.read()
-            searched = 0
-            while True:
-                end = find(answer, searched)
-                if end >= 0:
-                    if end < len(answer):
-                        with job.lock:
-                            job.rest["stdout"] = answer[end:]
-                        answer = answer[:end]
-                    return _given(job, answer)
-                searched = len(answer)
-                more = ear.hear(deadline)
-                with job.lock:
-                    answer += store.read()
-                if not more and len(answer) == searched:
-                    if stream.fd < 0:
-                        return _given(job, answer)
+                heard = bytearray(job.rest.pop("stdout", b"") + store.read())
+            end = 0  # of the answer; what stands behind it stays unread, all of it when this raises
+            try:
+                searched = 0
+                while (found := find(heard, searched)) < 0:
+                    searched = len(heard)
+                    more = ear.hear(deadline)
                     with job.lock:
-                        job.rest["stdout"] = answer + job.rest.get("stdout", b"")
-                    raise CommandTimeout(f"did not answer within {wait:g} s", place=f"pid {pid}", timeout=wait or 0.0)
+                        heard += store.read()
+                    if not more and len(heard) == searched:
+                        if stream.fd < 0:
+                            found = searched
+                            break
+                        raise CommandTimeout(
+                            f"did not answer within {wait:g} s", place=f"pid {pid}", timeout=wait or 0.0
+                        )
+                end = found
+            finally:
+                if end < len(heard):
+                    with job.lock:
+                        job.rest["stdout"] = bytes(heard[end:]) + job.rest.get("stdout", b"")
     finally:
         job.talk.release()
+    return _given(job, bytes(heard[:end]))
 
 
 def _send(job: Job, pid: int, data: str | bytes, close: bool) -> None:
@@ -269,7 +305,7 @@ def _send(job: Job, pid: int, data: str | bytes, close: bool) -> None:
             raise _closed(job)
 
 
-def _finder(until: Until, job: Job) -> Callable[[bytes, int], int]:
+def _finder(until: Until, job: Job) -> Callable[[bytearray, int], int]:
     """(output, how much of it was searched before) -> where the answer ends, or -1."""
     if until is None:
         return lambda _data, _searched: -1
@@ -278,7 +314,7 @@ def _finder(until: Until, job: Job) -> Callable[[bytes, int], int]:
         if not mark:
             refuse("until", "is empty", "None waits for the end of the output")
 
-        def find(data: bytes, searched: int) -> int:
+        def find(data: bytearray, searched: int) -> int:
             at = data.find(mark, max(0, searched - len(mark) + 1))
             return at + len(mark) if at >= 0 else -1
 
@@ -286,17 +322,21 @@ def _finder(until: Until, job: Job) -> Callable[[bytes, int], int]:
     if isinstance(until, re.Pattern):
         pattern: re.Pattern[Any] = until
 
-        def match(data: bytes, _searched: int) -> int:
+        encoding = job.encoding or "utf-8"
+
+        def match(data: bytearray, _searched: int) -> int:
             if isinstance(pattern.pattern, bytes):
                 found = pattern.search(data)
                 return found.end() if found else -1
-            text = job.decode(data)
+            # Every byte comes back as it was, so that the match's end is found among the bytes.
+            text = data.decode(encoding, "surrogateescape")
             there = pattern.search(text)
-            return len(text[: there.end()].encode(job.encoding or "utf-8", "surrogatepass")) if there else -1
+            return len(text[: there.end()].encode(encoding, "surrogateescape")) if there else -1
 
         return match
     if callable(until):
-        return lambda data, _searched: len(data) if until(_given(job, data)) else -1
+        plain = job.encoding is None
+        return lambda data, _searched: len(data) if until(bytes(data) if plain else job.show(data)) else -1
     refuse("until", f"expected text, bytes, a compiled pattern or a function, not {type(until).__name__}")
 
 
@@ -314,8 +354,8 @@ def send_signal_to_process(pid: int, signal: str | int) -> None:
         return
     number = foreign.checked_signal(signal)
     with job.lock:
-        # The handle was opened at its birth, so it is this process or none.
-        if job.over:
+        # The handle was opened at its birth, so it is this process or none, as long as it is not closed.
+        if job.over or job.departing or job.reaped:
             raise foreign.missing(pid)
         foreign.send_through(job.handle, number)
 
@@ -330,11 +370,13 @@ def terminate_process(pid: int, force: bool = False, *, grace: float = TERMINATE
 
     force: who has not ended by then is killed.
     """
+    _check_force(force)
     return _end(pid, _policy(grace), now=False, force=force)
 
 
 def kill_process(pid: int, force: bool = False, *, grace: float = TERMINATE_GRACE) -> Verdict:
     """End a process with its whole tree: asked first, killed after ``grace`` seconds; force: killed at once."""
+    _check_force(force)
     return _end(pid, _policy(grace), now=force, force=True)
 
 
@@ -345,11 +387,18 @@ def kill_process_tree(pid: int) -> Verdict:
 
 def terminate_managed_process(pid: int, force: bool = False, *, grace: float = TERMINATE_GRACE) -> Verdict:
     """``kill_process`` for a command of this API alone, forgotten afterwards; NotManaged for any other process."""
+    _check_force(force)
+    policy = _policy(grace)
     job = registry.need(pid, "ending it as ours")
-    verdict = Verdict(run_id=job.run_id) if job.over else end_jobs([job], _policy(grace), now=force)[pid]
+    verdict = Verdict(run_id=job.run_id) if job.over else end_jobs([job], policy, now=force)[pid]
     if verdict.ok:
         registry.forget(job)
     return verdict
+
+
+def _check_force(force: Any) -> None:
+    if not isinstance(force, bool):
+        refuse("force", f"expected True or False, not {force!r}")
 
 
 def _policy(grace: float) -> StopPolicy:
@@ -365,7 +414,7 @@ def _end(pid: int, policy: StopPolicy, *, now: bool, force: bool) -> Verdict:
         return foreign.end_foreign(pid, policy, now=now) if force else foreign.polite_end(pid, policy)
     if job.over:
         return Verdict(target=f"pid {pid}", run_id=job.run_id, notes=["it had ended already"])
-    if force or job.link is not None:
+    if force:
         return end_jobs([job], policy, now=now)[pid]
     return _ask(job, policy)
 
@@ -374,7 +423,12 @@ def _ask(job: Job, policy: StopPolicy) -> Verdict:
     """Asked, and never killed."""
     from safesh.process.ending import end_runs
 
-    verdict = end_runs([job.mark()], policy, force=False)[job.pid]
+    verdict = None
+    job.expect_verdict(ending=False)
+    try:
+        verdict = end_runs([job.mark()], policy, force=False)[job.pid]
+    finally:
+        job.give_verdict(verdict if verdict is not None and verdict.ok else None)
     if verdict.ok and not job.waits_for_itself:
         job.wait(5.0)
     return verdict

@@ -37,6 +37,8 @@ class Monitor:
             main=(job.pid, job.start_time),
             interval=interval,
         )
+        if limits is not None:
+            self.sampler.decisive = limits.memory.most
         self.ends_at: float | None = None
         if limits is not None and limits.max_runtime.most:
             self.ends_at = job.began + limits.max_runtime.most

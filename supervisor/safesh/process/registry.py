@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import atexit
-import os
+import resource
 import threading
 from typing import TYPE_CHECKING
 
-from safesh.process import streams
+from safesh.core import forking
 from safesh.process.errors import NotManaged
 
 if TYPE_CHECKING:
     from safesh.process.job import Job
 
-_MOST_FINISHED = 4096  # ended ones that nobody cleaned up; the oldest are forgotten first
+# Ended ones that nobody cleaned up; the oldest are forgotten first, and then live as long as their results.
+_MOST_FINISHED = 4096
+_MOST_BYTES = 1 << 28  # of their output in memory
+_MOST_FILES = 128  # of output too long for memory, a descriptor each (at most an eighth of what ulimit -n allows)
 
 _lock = threading.Lock()
 _running: dict[int, Job] = {}
 _finished: dict[int, Job] = {}
+_held = [0, 0]  # what the finished ones have in memory, and how many files
 _hooked = False
 
 
@@ -26,8 +30,9 @@ def add(job: Job) -> None:
     if not _hooked:
         _hook()
     _running[job.pid] = job
-    if _finished:
-        _finished.pop(job.pid, None)  # its number has come round
+    if job.pid in _finished:
+        with _lock:
+            _drop(job.pid)  # its number has come round
 
 
 def _hook() -> None:
@@ -35,11 +40,7 @@ def _hook() -> None:
     with _lock:
         if not _hooked:
             atexit.register(_end_all)
-            os.register_at_fork(
-                before=lambda: streams.forking.acquire(),
-                after_in_parent=lambda: streams.forking.release(),
-                after_in_child=_forget_all,
-            )
+            forking.in_copies(_forget_all)
             _hooked = True
 
 
@@ -48,15 +49,34 @@ def settle(job: Job, *, keep: bool) -> None:
     if _running.get(job.pid) is job:
         del _running[job.pid]
     if keep:
-        _finished[job.pid] = job
-        if len(_finished) > _MOST_FINISHED:
-            with _lock:
-                while len(_finished) > _MOST_FINISHED:
-                    _drop(next(iter(_finished)))
+        with _lock:
+            _drop(job.pid)
+            _finished[job.pid] = job
+            job.burden = job.weigh()
+            _count(job, 1)
+            files = _most_files()
+            while len(_finished) > _MOST_FINISHED or _held[0] > _MOST_BYTES or _held[1] > files:
+                _drop(next(iter(_finished)))
 
 
-def _drop(pid: int) -> None:
-    _finished.pop(pid, None)
+def _count(job: Job, way: int) -> None:
+    _held[0] += way * job.burden[0]
+    _held[1] += way * job.burden[1]
+
+
+def _most_files() -> int:
+    soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if _held[1] else 0
+    return _MOST_FILES if soft <= 0 else min(_MOST_FILES, soft // 8)
+
+
+def _drop(pid: int) -> bool:
+    """With the lock held; whether there was one."""
+    job = _finished.pop(pid, None)
+    if job is None:
+        return False
+    _count(job, -1)
+    job.let_go()
+    return True
 
 
 def find(pid: int) -> Job | None:
@@ -82,8 +102,9 @@ def need(pid: int, what: str) -> Job:
 
 def forget(job: Job) -> None:
     """Nothing of it is asked for any more."""
-    if _finished.get(job.pid) is job:
-        del _finished[job.pid]
+    with _lock:
+        if _finished.get(job.pid) is job:
+            _drop(job.pid)
 
 
 def running() -> list[Job]:
@@ -93,11 +114,7 @@ def running() -> list[Job]:
 def clean_up() -> int:
     """Forget those that have ended; how many."""
     with _lock:
-        count = 0
-        for pid in list(_finished):
-            if _finished.pop(pid, None) is not None:
-                count += 1
-        return count
+        return sum(_drop(pid) for pid in list(_finished))
 
 
 def _end_all() -> None:
@@ -113,11 +130,11 @@ def _forget_all() -> None:
     """In a copy made by fork(2): the children are the parent's, and its pipes must not be held open by us."""
     global _lock
     _lock = threading.Lock()
-    streams.close_after_fork()
     for job in [*_running.values(), *_finished.values()]:
         job.orphan()
     _running.clear()
     _finished.clear()
+    _held[:] = [0, 0]
     from safesh.process import loop
 
     loop.forget()

@@ -184,7 +184,7 @@ class ExecutionResult:
         }
         if output:
             for stream in ("stdout", "stderr"):
-                found[stream] = redact(self._job.decode(self._job.collected(stream)))
+                found[stream] = redact(self._job.show(self._job.collected(stream)))
         return found
 
     def __repr__(self) -> str:
@@ -205,7 +205,7 @@ class ExecutionResult:
         for stream in ("stdout", "stderr"):
             data = self._job.tail(stream, 4 * _SHOWN)
             if data:
-                text = redact(self._job.decode(data))
+                text = redact(self._job.show(data))
                 parts.append(f"{stream}={text if len(text) <= _SHOWN else '...' + text[-_SHOWN:]!r}")
         return f"ExecutionResult({', '.join(parts)})"
 
@@ -214,7 +214,7 @@ def failure(result: ExecutionResult) -> CommandFailed:
     """The error of a command that ended by itself with something other than 0; the last line of stderr says why."""
     job = result._job
     how = f"killed by {result.signal}" if result.signal else f"exited with code {result.return_code}"
-    last = job.decode(job.tail("stderr", 400)).strip().rpartition("\n")[2]
+    last = job.show(job.tail("stderr", 400)).strip().rpartition("\n")[2]
     error = CommandFailed(job.redact(f"{how}: {last}" if last else how), place=result.command[0], result=result)
     if result.return_code is not None:
         error.exit_code = 128 - result.return_code if result.return_code < 0 else result.return_code

@@ -133,10 +133,31 @@ class Spool:
 
     peek = all
 
+    def tail(self, size: int) -> bytes:
+        """The last ``size`` bytes of ``all()``, at their own price."""
+        begin = max(self._start, self.size - size)
+        part = b""
+        if begin < self._floor and self._disk is not None:
+            try:
+                part = self._disk.read(begin, self._floor - begin)
+            except OSError as error:
+                self._abandon(error)
+                return self.tail(size)
+        data = part + b"".join(self._in_memory())
+        return data[max(0, len(data) - size) :]
+
     @property
     def unread(self) -> int:
         """Bytes that ``read()`` would give."""
         return self.size - self._taken
+
+    @property
+    def in_memory(self) -> int:
+        return self.size - self._floor if self._floor > self._start else self.size - self._start
+
+    @property
+    def has_file(self) -> bool:
+        return self._disk is not None
 
     @property
     def lines(self) -> int:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import threading
 from collections import deque
 from typing import TYPE_CHECKING, Protocol
+
+from safesh.core import forking
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,6 +26,7 @@ class Store(Protocol):
 
     def append(self, data: bytes) -> None: ...
     def all(self) -> bytes: ...
+    def tail(self, size: int) -> bytes: ...
     @property
     def size(self) -> int: ...
     @property
@@ -63,6 +65,16 @@ class Collector:
         if len(chunks) > 1:
             self._chunks = deque([b"".join(chunks)])
         return self._chunks[0] if self._chunks else b""
+
+    def tail(self, size: int) -> bytes:
+        """The last ``size`` bytes."""
+        parts: list[bytes] = []
+        for chunk in reversed(self._chunks):
+            if size <= 0:
+                break
+            parts.append(chunk[-size:])
+            size -= len(chunk)
+        return b"".join(reversed(parts))
 
 
 class Stream:
@@ -111,7 +123,7 @@ class Stream:
     def close(self) -> None:
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            close_fd(fd)
+            forking.close_fd(fd)
             if self.splitter is not None and self.deliver is not None:
                 rest = self.splitter.flush()
                 if rest:
@@ -119,26 +131,36 @@ class Stream:
 
 
 class Feed:
-    """Our end of the child's stdin, and what waits to be written there."""
+    """Our end of the child's stdin, and what waits to be written there.
 
-    __slots__ = ("_pending", "_pty", "broken", "closing", "fd", "waiting", "written")
+    terminal: it is a usual one, which has no end of file but the character for it (termios(3), VEOF), and that only at
+    a line's beginning: elsewhere it takes a second one. In a raw one nothing stands for the end.
+    """
 
-    def __init__(self, fd: int, *, pty: bool = False) -> None:
+    __slots__ = ("_mid_line", "_owes_eof", "_pending", "broken", "closing", "fd", "waiting", "written")
+
+    def __init__(self, fd: int, *, terminal: bool = False) -> None:
         self.fd = fd
         self.waiting = 0
         self.written = 0
         self.closing = False
         self.broken = False
-        self._pty = pty
+        self._owes_eof = terminal
+        self._mid_line = False
         self._pending: deque[memoryview] = deque()
 
     def push(self, data: bytes | memoryview) -> None:
         if len(data):
             self._pending.append(memoryview(data))
             self.waiting += len(data)
+            if self._owes_eof:
+                self._mid_line = data[-1] != 10  # a newline
 
     def pump(self) -> bool:
         """Write what is taken now; False once there is nothing left to write."""
+        if self.closing and self._owes_eof:
+            self.push(_VEOF * 2 if self._mid_line else _VEOF)  # in its turn: the terminal may be full now
+            self._owes_eof = False
         while self._pending and self.fd >= 0:
             first = self._pending[0]
             try:
@@ -174,21 +196,15 @@ class Feed:
     @property
     def over(self) -> bool:
         """Nothing will be written any more: our end is to be closed."""
-        return self.broken or (self.closing and not self._pending)
+        return self.broken or (self.closing and not self._pending and not self._owes_eof)
 
     def close(self) -> None:
-        if self._pty and self.closing and not self.broken and self.fd >= 0:
-            # A terminal has no end of file but the character for it (termios(3), VEOF), and that only at a line's
-            # beginning; elsewhere it takes a second one.
-            try:
-                write_quietly(self.fd, _VEOF * 2 if self.written else _VEOF)
-            except OSError:
-                pass
+        self.broken = self.broken or self.waiting > 0
         self._pending.clear()
         self.waiting = 0
         if self.fd >= 0:
             fd, self.fd = self.fd, -1
-            close_fd(fd)
+            forking.close_fd(fd)
 
 
 def write_quietly(fd: int, data: bytes | memoryview) -> int:
@@ -213,44 +229,3 @@ def set_pipe_size(fd: int, size: int) -> None:
         fcntl.fcntl(fd, _F_SETPIPE_SZ, size)
     except OSError:
         pass  # not Linux, or the user's share of pipe memory is used up (pipe(7)): then it stays as it is
-
-
-# Our descriptors, so that a copy of this process made by fork(2) can let go of them: a forked worker that kept the
-# writing end of somebody's stdin would keep that child from ever reading its end of file. The lock is held while one
-# is made and noted, and during a fork (``registry``): no copy is made in between.
-_ours: set[int] = set()
-forking = threading.RLock()
-
-
-def make_pipe() -> tuple[int, int]:
-    """os.pipe(), both ends noted."""
-    with forking:
-        ends = os.pipe()
-        _ours.update(ends)
-    return ends
-
-
-def own_fd(fd: int) -> int:
-    _ours.add(fd)
-    return fd
-
-
-def forget_fd(fd: int) -> None:
-    _ours.discard(fd)
-
-
-def close_fd(fd: int) -> None:
-    with forking:
-        _ours.discard(fd)
-        os.close(fd)
-
-
-def close_after_fork() -> None:
-    global forking
-    forking = threading.RLock()
-    for fd in list(_ours):
-        try:
-            os.close(fd)
-        except OSError:
-            pass
-    _ours.clear()

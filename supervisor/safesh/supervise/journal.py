@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from safesh.clock import wall
+from safesh.clock import monotonic, wall
 from safesh.config import fingerprint
 from safesh.core.contain import choose_backend
 from safesh.errors import SafeshError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from safesh.model import TargetSpec
     from safesh.paths import InstancePaths
+    from safesh.supervise.run import LiveRun
 
 
 class Journal:
@@ -26,6 +27,7 @@ class Journal:
         self.paths = paths
         self.log = EventLog(paths.events, spec.instance)
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []  # told of every event, once it is written
+        self._told_loss = False
         now = wall()
         self.record: dict[str, Any] = {
             "project": spec.project,
@@ -70,6 +72,45 @@ class Journal:
             records.write_record(self.paths, self.record)
         except SafeshError as error:
             self.event("record_failed", message=str(error))
+
+    def note_run(self, run: LiveRun, state: str, cause: str, seen: dict[str, Any]) -> None:
+        """Keep the totals of a run that is over: in the record, and in the project's history.
+
+        state: ``finished`` or ``failed``; seen: what samples add, ``peak_memory_bytes`` and ``max_processes``. Never
+        raises and never waits: where nothing can be kept (a full disk), that costs an event, once.
+        """
+        record, used, end = self.record, run.usage or {}, run.exit
+        peak, counted = seen.get("peak_memory_bytes", 0), used.get("peak_memory_bytes", 0)
+        if not peak or counted > used.get("peak_memory_floor_bytes", 0):  # below its floor it says less than samples do
+            peak = max(peak, counted)
+        totals: dict[str, Any] = {
+            name: used.get(name) for name in ("user_seconds", "system_seconds", "read_bytes", "write_bytes")
+        }
+        totals |= {"peak_memory_bytes": peak or None, "max_processes": seen.get("max_processes")}
+        whose = "tree" if seen else used.get("peak_memory_of")
+        record["usage"] = {"run_id": run.run_id, **totals, "peak_memory_of": whose}
+        try:
+            from safesh.metrics import spool
+
+            kept = spool.note_run(
+                self.paths.folder,
+                {
+                    **{name: record[name] for name in ("target", "instance", "project", "restarts", "started_at")},
+                    **totals,
+                    "run_id": run.run_id,
+                    "ended_at": wall(),
+                    "duration": round(max(0.0, monotonic() - run.began), 3),
+                    "exit_code": end.code if end is not None else None,
+                    "signal": end.signal if end is not None else None,
+                    "cause": cause,
+                    "state": state,
+                },
+            )
+        except Exception:  # whatever it is, an end goes on
+            kept = False
+        if not kept and not self._told_loss:
+            self.event("history_failed", message="the totals of this run could not be kept in the history")
+        self._told_loss = not kept
 
     def event(self, name: str, /, **details: Any) -> None:
         """One line in events.jsonl, about the run under way."""

@@ -12,6 +12,7 @@ from safesh.core.contain import INSTANCE, RUN_ID, Tree, group_path, new_run_id, 
 from safesh.core.environment import inherited
 from safesh.core.keeper import KeeperLink, Run, start_keeper
 from safesh.core.output import Capture
+from safesh.core.tally import Tally
 from safesh.errors import SafeshError
 from safesh.instance import strays
 from safesh.model import ExitInfo, StopPolicy, Verdict
@@ -19,6 +20,7 @@ from safesh.paths import remove
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import resource
     from collections.abc import Callable
     from typing import Any
 
@@ -56,7 +58,11 @@ class LiveRun:
         self.refusal: SafeshError | None = None
         self.trouble = ""  # what befell its keeper, in words
         self.extra_env: dict[str, str] = {}  # what watchers tell the target
+        self.usage: dict[str, Any] | None = None  # what its tree used (``core.tally``)
+        self.began = 0.0  # monotonic seconds
         self._early: list[int] = []
+        self._spare: list[int] = []
+        self._spent = (0.0, 0.0, 0)  # user and system seconds, largest peak in bytes: of those that we waited for
 
     def start(self, stdin: int, echo: int, on_log_event: Callable[[str, dict[str, Any]], None], tty: int = -1) -> None:
         """Fork the keeper, which starts the target. OSError or SafeshError when that cannot be.
@@ -67,6 +73,7 @@ class LiveRun:
         record = self.journal.record
         log = record["log"]
         record |= {"run_id": self.run_id, "started_at": wall(), "cgroup": "", "main": None}
+        self.began = monotonic()
         record["log_offset"] = _size(log)  # where this run's output begins
         self.journal.save()  # before anything exists that a later command would have to find by it
         read, write = os.pipe() if tty < 0 else (-1, -1)
@@ -109,7 +116,7 @@ class LiveRun:
         env[INSTANCE] = strays.mark(self.journal.paths.folder, record["instance"])
         return env
 
-    def _bury(self, end: ExitInfo | None, verdict: Verdict) -> None:
+    def _bury(self, end: ExitInfo | None, verdict: Verdict, usage: dict[str, Any] | None) -> None:
         """Runs in the keeper of a vanished supervisor: the record tells what became of the run."""
         journal = self.journal
         journal.record |= {
@@ -122,6 +129,8 @@ class LiveRun:
         }
         if end is not None:
             journal.record["last_exit"] = end.to_dict()
+        self.exit, self.usage = end, usage
+        journal.note_run(self, "failed", f"its supervisor vanished{f' ({end.cause})' if end is not None else ''}", {})
         journal.event("supervisor_lost", verdict=verdict.to_dict())
         journal.save()
         try:
@@ -138,6 +147,7 @@ class LiveRun:
         self.main = _platform.open_handle(pid, start)
         record |= {"main": {"pid": pid, "start": start, "boot": _platform.boot_id()}}
         record |= {"cgroup": group, "started_at": wall()}
+        self.began = monotonic()
         if not group and record["backend"] == "cgroup":
             record["backend"] = "subreaper"  # a place to make groups in, and still none could be made
         early, self._early = self._early, []
@@ -180,7 +190,7 @@ class LiveRun:
         if self.keeper is not None:
             # A process closes its descriptors first and gives up its children later (exit_notify): only when it
             # can be collected are they ours.
-            os.waitpid(self.keeper.pid, 0)
+            self._count(os.wait4(self.keeper.pid, 0)[2])  # with those that it has waited for
             self.keeper.close()
             self.keeper = None
             self.journal.record["keeper"] = None
@@ -190,14 +200,23 @@ class LiveRun:
         record = self.journal.record
         compressor = self.compressor()
         group = open_group(record["cgroup"] or group_path(self.run_id))
+        self._spare = spare
         tree = Tree(self.run_id, os.getpid(), group, spare=[*spare, *([compressor] if compressor else [])])
+        tally = Tally(tree)
         main = record["main"]
         try:
             verdict = kill.end_tree(tree, policy, main=(main["pid"], main["start"]) if main else None, wait=wait)
+            user, system, peak = self._spent
+            self.usage = tally.account(user, system, peak, peak, io=False)  # the peak may be the keeper's own
         finally:
             tree.close()
         verdict.target = self.spec.name
         return verdict
+
+    def _count(self, usage: resource.struct_rusage) -> None:
+        user, system, peak = self._spent
+        most = max(peak, usage.ru_maxrss * _platform.MAXRSS_UNIT)
+        self._spent = (user + usage.ru_utime, system + usage.ru_stime, most)
 
     def wait_cleaning(self, handles: list[Handle], deadline: float, signal_fd: int) -> list[tuple[int, int]]:
         """One wait of :meth:`clean_up`: the log keeps flowing, whoever ends is collected.
@@ -217,7 +236,10 @@ class LiveRun:
         for pid, status, usage in reap.reap_all():
             if pid == self.compressor():
                 self.reaped(pid, status)
-            elif main is not None and pid == main["pid"]:
+                continue
+            if pid not in self._spare:
+                self._count(usage)
+            if main is not None and pid == main["pid"]:
                 self.exit = reap.read_status(status, usage)
                 self.journal.record["last_exit"] = self.exit.to_dict()
             else:

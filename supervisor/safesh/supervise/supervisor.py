@@ -296,6 +296,7 @@ class Supervisor:
             self._pause_job()
         elif event == "gone":
             run.verdict = Verdict.from_dict(message["verdict"])
+            run.usage = message.get("usage")
         elif event == "refused":
             run.refusal = SafeshError(message["message"], place=message["place"], hint=message["hint"])
             run.refusal.exit_code = message["code"]
@@ -349,7 +350,21 @@ class Supervisor:
         self.record["cgroup"] = "" if verdict.ok else self.record["cgroup"]
         self.journal.event("ended", verdict=verdict.to_dict())
         self.restarts.ended(monotonic())
-        self.feed(self._judge(run, verdict))
+        follows = self._judge(run, verdict)
+        self._note(run, follows)
+        self.feed(follows)
+
+    def _note(self, run: LiveRun, follows: Event) -> None:
+        """What the run used and how it ended, before the next one takes its place."""
+        end, why = run.exit, self.sentence[1] if self.sentence is not None else run.trouble
+        if not why and (self.intent or follows == "over_fail"):
+            why = self.record["message"]
+        said = end.cause if end is not None else ""
+        cause = f"{why} ({said})" if why and said and why not in said else said or why
+        failed = follows == "over_fail" or why == run.trouble != "" or self.sentence is not None
+        failed = failed or (not self.intent and (end is None or not end.ok))
+        seen = {name: value for watcher in self.watchers for name, value in watcher.totals(run.run_id).items()}
+        self.journal.note_run(run, "failed" if failed else "finished", cause, seen)
 
     def _take_terminal_back(self, run: LiveRun) -> None:
         """The target had the terminal: take it back, and take Ctrl-C there as its user's stop."""

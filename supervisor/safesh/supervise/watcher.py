@@ -5,6 +5,7 @@ from __future__ import annotations
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 
 class Watcher:
@@ -35,6 +36,10 @@ class Watcher:
 
     def on_output(self) -> None:
         """The run has written something, which stands in the log now."""
+
+    def totals(self, run_id: str) -> dict[str, Any]:
+        """What it has seen of this run, which is over, and the kernel does not count."""
+        return {}
 
     def close(self) -> None:
         """Let go of descriptors and end children; called once."""

@@ -17,6 +17,7 @@ def for_run(supervisor: Supervisor, run: LiveRun) -> list[Watcher]:
     spec = supervisor.spec
     supervisor.record.pop("health", None)
     supervisor.record.pop("notify", None)
+    supervisor.record.pop("sample", None)
     if spec.ready.kind or spec.health.kind:
         found += _probers(supervisor, run)
     limits = spec.limits.__dict__.values()
@@ -65,4 +66,9 @@ def for_instance(supervisor: Supervisor) -> list[Watcher]:
 
         if not any(isinstance(one, NeedsWatcher) for one in supervisor.watchers):
             found.append(NeedsWatcher(supervisor))
+    if supervisor.spec.sample:
+        from safesh.supervise.sampling import Sampling
+
+        if not any(isinstance(one, Sampling) for one in supervisor.watchers):
+            found.append(Sampling(supervisor))
     return found
