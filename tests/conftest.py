@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-pytest_plugins = ("helpers.pidns", "helpers.leaks", "helpers.home")
+# campaign before pidns: what it leaves out, no namespace is asked for
+pytest_plugins = ("helpers.campaign", "helpers.pidns", "helpers.leaks", "helpers.home")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,17 +13,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from bench import latency, memory, peers, process, report, throughput
+from bench import latency, memory, peers, plans, process, report, throughput
 from bench.figures import Section
 from bench.stage import ROOT, BenchError, Stage
 
 _TARGETS = ("status", "exec", "start", "wrapper", "idle", "logs", "tree")
-_KEYS = (*_TARGETS, "process")
-_WHOLE = ({*_KEYS}, {*_TARGETS}, {"process"})  # what docs/benchmarks.md takes
+_KEYS = (*_TARGETS, "process", "plans")
+_WHOLE = ({*_KEYS}, {*_TARGETS}, {"process"}, {"plans"})  # what docs/benchmarks.md takes
 
 
 class Effort(NamedTuple):
-    """How much is done: rounds by kind, seconds of idling, bytes of log and of captured output, processes at once."""
+    """How much is done: rounds by kind, seconds of idling, bytes of log and of captured output, processes at once,
+    steps of a plan."""
 
     status: int
     exec: int
@@ -36,15 +37,17 @@ class Effort(NamedTuple):
     process: int
     capture: int
     crowd: int
+    plans: int
+    steps: int
 
 
 FULL = Effort(
     status=31, exec=31, start=21, wrapper=61, tree=11, logs=7, idle=10.0, size=1 << 30,
-    process=301, capture=1 << 30, crowd=1000,
+    process=301, capture=1 << 30, crowd=1000, plans=5, steps=1000,
 )  # fmt: skip
 QUICK = Effort(
     status=7, exec=7, start=5, wrapper=15, tree=3, logs=2, idle=3.0, size=128 << 20,
-    process=31, capture=32 << 20, crowd=50,
+    process=31, capture=32 << 20, crowd=50, plans=1, steps=60,
 )  # fmt: skip
 
 
@@ -101,7 +104,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.write and (options.quick or options.no_peers or set(options.only) not in _WHOLE):
         parser.error(
             "--write: only the figures of a whole run go into docs/benchmarks.md; "
-            "without --quick and --no-peers, and --only process alone"
+            "without --quick and --no-peers; --only process or --only plans alone"
         )
     return options
 
@@ -117,7 +120,8 @@ def _chosen(text: str) -> list[str]:
 def _plan(stage: Stage, found: peers.Peers, options: argparse.Namespace) -> dict[str, Callable[[], Iterable[Section]]]:
     effort = QUICK if options.quick else FULL
     if options.rounds is not None:
-        rounds = dict.fromkeys(("status", "exec", "start", "wrapper", "tree", "logs", "process"), options.rounds)
+        kinds = ("status", "exec", "start", "wrapper", "tree", "logs", "process", "plans")
+        rounds = dict.fromkeys(kinds, options.rounds)
         effort = effort._replace(**rounds)
     plan: dict[str, Callable[[], Iterable[Section]]] = {
         "status": lambda: (latency.status(stage, found, effort.status),),
@@ -128,6 +132,9 @@ def _plan(stage: Stage, found: peers.Peers, options: argparse.Namespace) -> dict
         "logs": lambda: throughput.logs(stage, found, effort.logs, effort.size),
         "tree": lambda: (latency.big_tree(stage, effort.tree),),
         "process": lambda: process.process(stage, found, effort.process, effort.capture, effort.crowd),
+        "plans": lambda: plans.plans(
+            stage, effort.plans, effort.steps, install=not options.quick, use=not options.no_peers
+        ),
     }
     return {key: plan[key] for key in _KEYS if key in options.only}
 

@@ -83,7 +83,7 @@ def _find_libraries(stage: Stage, peers: Peers, install: bool) -> None:
         try:
             if not python.exists():
                 stage.call([stage.python, "-m", "venv", str(FOLDER)], _INSTALLING)
-            stage.call([str(python), "-m", "pip", "install", "-q", *lacking], _INSTALLING, **_proxies())
+            stage.call([str(python), "-m", "pip", "install", "-q", *lacking], _INSTALLING, **proxies())
         except BenchError as error:
             why = str(error).replace("\n", " ")[-300:]
         found = _versions(stage, python, wanted)
@@ -111,7 +111,7 @@ def _supervisor(stage: Stage, install: bool) -> str:
         try:
             stage.call([stage.python, "-m", "venv", str(FOLDER)], _INSTALLING)
             stage.call(
-                [str(commands / "python"), "-m", "pip", "install", "-q", "supervisor"], _INSTALLING, **_proxies()
+                [str(commands / "python"), "-m", "pip", "install", "-q", "supervisor"], _INSTALLING, **proxies()
             )
         except BaseException:
             shutil.rmtree(FOLDER, ignore_errors=True)
@@ -119,7 +119,7 @@ def _supervisor(stage: Stage, install: bool) -> str:
     return str(commands)
 
 
-def _proxies() -> dict[str, str]:
+def proxies() -> dict[str, str]:
     """How this user reaches PyPI."""
     wanted = ("pip_", "http_proxy", "https_proxy", "no_proxy", "all_proxy", "ssl_cert", "requests_ca")
     found = {name: value for name, value in os.environ.items() if name.lower().startswith(wanted)}

@@ -16,6 +16,7 @@ from bench.throughput import file_system
 
 DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+PLANS_BEGIN, PLANS_END = "<!-- plans figures: begin -->", "<!-- plans figures: end -->"
 PROCESS_BEGIN, PROCESS_END = "<!-- process figures: begin -->", "<!-- process figures: end -->"
 
 
@@ -119,9 +120,10 @@ def closing(results: Results) -> str:
 def parts(results: Results) -> list[tuple[str, str, list[Section]]]:
     """The generated parts of docs/benchmarks.md that this run has figures for: first line, last line, sections."""
     process = [section for section in results.sections if section.key.startswith("process-")]
-    targets = [section for section in results.sections if not section.key.startswith("process-")]
-    both = [(BEGIN, END, targets), (PROCESS_BEGIN, PROCESS_END, process)]
-    return [part for part in both if part[2]]
+    plans = [section for section in results.sections if section.key.startswith("plans-")]
+    targets = [section for section in results.sections if not section.key.startswith(("process-", "plans-"))]
+    each = [(BEGIN, END, targets), (PROCESS_BEGIN, PROCESS_END, process), (PLANS_BEGIN, PLANS_END, plans)]
+    return [part for part in each if part[2]]
 
 
 def markdown(results: Results, begin: str, end: str, sections: list[Section]) -> str:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from safesh.model import Member as Member
     from safesh.model import StopPolicy as StopPolicy
     from safesh.model import Verdict as Verdict
+    from safesh.mission.model import Mission as Mission
+    from safesh.mission.result import MissionResult as MissionResult
+    from safesh.mission.runner import TaskRunner as TaskRunner
     from safesh.plan.monitor import ExecutionMonitor as ExecutionMonitor
     from safesh.plan.report import report as report
     from safesh.process.aio import CommandStream as CommandStream
@@ -74,6 +77,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "errors": "ArgumentsTooLong CommandNotExecutable CommandNotFound ConfigError ResourceError SafeshError",
     "model": "Limit Limits Member StopPolicy Verdict",
+    "mission.model": "Mission",
+    "mission.result": "MissionResult",
+    "mission.runner": "TaskRunner",
     "plan.monitor": "ExecutionMonitor",
     "plan.report": "report",
     "process.aio": "CommandStream OutputLine aexecute_command astream_command",

@@ -52,13 +52,14 @@ def python_says(checkout: Checkout, code: str) -> str:
 
 
 def hold_uv(checkout: Checkout, folder: Path) -> tuple[Path, Path]:
-    """A uv that stops in the middle: it makes half an environment, says so, and waits to be let go."""
+    """A uv that stops in the middle: it makes half an environment, says so, and waits to be let go to the end."""
     ready, gate = folder / "ready", folder / "gate"
     os.mkfifo(gate)
+    (checkout.path / "uv").rename(folder / "quick-uv")
     checkout.script(
         "uv",
-        f'#!{checkout.path / "bash"}\n[[ $1 == venv ]] || exit 2\nmkdir -p "${{@: -1}}/bin"\n: >"{ready}"\n'
-        f'read -r _ <"{gate}"\nexit 3\n',
+        f'#!{checkout.path / "bash"}\n[[ $1 == venv ]] || exec "{folder}/quick-uv" "$@"\nmkdir -p "${{@: -1}}/bin"\n'
+        f': >"{ready}"\nread -r _ <"{gate}"\nexec "{folder}/quick-uv" "$@"\n',
     )
     return ready, gate
 
@@ -109,7 +110,7 @@ def test_a_uv_that_fails_gives_way_to_venv_and_pip(checkout: Checkout) -> None:
 def test_concurrent_first_starts_all_succeed_and_make_it_once(checkout: Checkout, tmp_path: Path) -> None:
     count = tmp_path / "count"
     text = (checkout.path / "uv").read_text()
-    checkout.script("uv", text.replace("  venv) ", f'  venv) echo made >>"{count}"; '))
+    checkout.script("uv", text.replace("  venv)\n", f'  venv)\n    echo made >>"{count}"\n'))
     starts = [checkout.begin(str(n)) for n in range(4)]
     try:
         results = [(*start.communicate(timeout=DEADLINE), start.returncode) for start in starts]
@@ -132,7 +133,7 @@ def test_who_waits_for_another_start_says_so(checkout: Checkout, tmp_path: Path)
             line = second.stderr.readline()
             holder = (checkout.root / ".venv-lock").read_text().strip()
             assert f"another start (pid {holder}) is {MAKING}; waiting" in line
-            gate.write_text("go\n")  # uv fails now, venv and pip follow
+            gate.write_text("go\n")
             assert first.wait(DEADLINE) == 0
             assert second.wait(DEADLINE) == 0
         finally:
@@ -147,9 +148,8 @@ def test_who_waits_for_another_start_says_so(checkout: Checkout, tmp_path: Path)
 def test_a_changed_dependency_list_is_picked_up(tmp_path: Path) -> None:
     checkout = Checkout(tmp_path)
     make_wheel(tmp_path, "tinydep")
-    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    offline = {"UV_FIND_LINKS": str(tmp_path)}
     answer(checkout.call(**offline))
-    (checkout.path / "uv").unlink()
     checkout.require("tinydep")
     done = checkout.call(**offline)
     answer(done)
@@ -213,7 +213,7 @@ def test_extras_come_on_top_and_stay(checkout: Checkout) -> None:
     checkout.require(more="[options.extras_require]\ndev =\n    tinydep\n")
     log = checkout.root / "installed"
     text = (checkout.path / "uv").read_text()
-    checkout.script("uv", text.replace("pip) exit 0", f'pip) echo "${{@: -1}}" >>"{log}"; exit 0'))
+    checkout.script("uv", text.replace("  pip)\n", f'  pip)\n    echo "${{@: -1}}" >>"{log}"\n'))
     bootstrap = [str(checkout.path / "bash"), str(checkout.root / "scripts" / "bootstrap.sh"), str(checkout.venv)]
     answer(checkout.call())
     assert not log.exists()

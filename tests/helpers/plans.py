@@ -1,7 +1,7 @@
 """Plans in tests: written as files, run by ``safe.sh run``, their output folder read back.
 
-``Plans`` (fixture ``plans`` where a test module makes it) works in the test's home; steps are shell texts, for ``sh`` is
-there on every system and starts in a millisecond.
+``Plans`` (fixture ``plans`` where a test module makes it) works in the test's home; steps are shell texts, for ``sh``
+is there on every system and starts in a millisecond.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.home import Home, Result, Safe
-from helpers.procs import Process, Spawn, marked, scan, wait_until
+from helpers.procs import Process, Spawn, environ, marked, scan, wait_until
 
 FAST = {"initial": "10ms", "factor": 1, "jitter": 0}  # a backoff that costs a test nothing
 
@@ -105,8 +105,9 @@ class Plans:
 
 
 def of_plan(plan: str) -> list[Process]:
-    """Live processes that are steps of the plan, told by their environment."""
-    return marked("SAFESH_PLAN", plan)
+    """Live processes that are steps of the plan of this test, told by their environment."""
+    home = os.environ["SAFESH_HOME"]  # the same test may run elsewhere at the same time
+    return [one for one in marked("SAFESH_PLAN", plan) if environ(one.pid).get("SAFESH_HOME", home) == home]
 
 
 def runner_of(guard: Spawn) -> Process:
@@ -124,7 +125,12 @@ def runner_of(guard: Spawn) -> Process:
 # --- random graphs ------------------------------------------------------------------------------
 
 _LOCKED = """exec 9>"$W/locks/$SAFESH_STEP"
-flock -n 9 || { echo "$SAFESH_STEP is held by another copy"; echo "$SAFESH_STEP" >>"$W/twice"; exit 99; }
+flock -n -E 98 9
+case $? in
+    0) ;;
+    98) echo "$SAFESH_STEP is held by another copy"; echo "$SAFESH_STEP" >>"$W/twice"; exit 99 ;;
+    *) exit 5 ;;
+esac
 """
 
 
@@ -138,13 +144,13 @@ def random_plan(rng: random.Random, count: int, work: Path) -> list[dict[str, An
         after = [f"s{one:05}" for one in sorted(rng.sample(near, min(len(near), rng.choice((0, 1, 1, 2, 3)))))]
         kind = rng.choices(("good", "once", "never", "slow", "stray"), (80, 8, 0.4, 8, 3.6))[0]
         parts = " ".join(f'"$W/made/{one}"' for one in after) or "/dev/null"
-        text = _LOCKED + f"cat {parts} >\"$W/made/.{name}\" && echo {name} >>\"$W/made/.{name}\"\n"
+        text = _LOCKED + f'cat {parts} >"$W/made/.{name}" || exit 5\necho {name} >>"$W/made/.{name}"\n'
         if kind == "once":
             text += 'test "$SAFESH_ATTEMPT" -ge 2 || exit 3\n'
         elif kind == "never":
             text += "exit 4\n"
         elif kind == "slow":
-            text += f"sleep 0.{rng.randrange(1, 9)}\n"
+            text += f"sleep 0.{rng.randrange(1, 9)} || exit 5\n"
         elif kind == "stray":  # ended with its step
             text += "(setsid sleep 1000 9>&- >/dev/null 2>&1 &)\n"
         text += f'cksum <"$W/made/.{name}" >"$W/made/.{name}.sum" && mv "$W/made/.{name}.sum" "$W/made/{name}"\n'
@@ -188,7 +194,3 @@ def kill(*processes: tuple[int, int]) -> None:
 
     for pid, start in processes:
         send(pid, start, signal.SIGKILL)
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))

@@ -105,6 +105,28 @@ def test_process_api_rows_have_their_promises_and_leave_nobody(tmp_path: Path) -
     assert "not measured: anyio" in told
 
 
+def test_plan_rows_have_their_promises_beside_make(tmp_path: Path) -> None:
+    told = run("--only", "plans", "--rounds", "1", "--json", "out.json", folder=tmp_path)
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert results["failures"] == {}
+    rows = {row["key"]: row for section in results["sections"] for row in section["rows"]}
+    promised = {key: (row["bar"], row["at_least"]) for key, row in rows.items() if row["bar"] is not None}
+    assert promised == {
+        "plans-step.time": (4, False),
+        "plans-growth.safe": (1.3, False),
+        "plans-gain.share": (0.9, True),
+    }
+    assert rows["plans-step.safe"]["value"] > 0
+    assert 0 < rows["plans-gain.share"]["value"] <= 1.05
+    assert rows["plans-gain.safe"]["value"] > 0.3, "two at once and one at a time, both by the clock"
+    for key, row in rows.items():
+        assert row["low"] <= row["value"] <= row["high"], key
+    assert "not measured: make" in told
+    assert "not measured: snakemake" in told
+    assert list(tmp_path.iterdir()) == [tmp_path / "out.json"]
+    assert left_below(tmp_path) == []
+
+
 def test_nothing_is_left_behind(tmp_path: Path) -> None:
     run("--only", "start,tree", "--rounds", "1", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -146,7 +168,7 @@ def test_the_documents_measured_parts_are_replaced_and_nothing_else(
 
     text = report.DOCUMENT.read_text(encoding="utf-8")
     lines = (report.BEGIN, report.END, report.PROCESS_BEGIN, report.PROCESS_END)
-    assert [text.count(line) for line in lines] == [1, 1, 1, 1]
+    assert [text.count(line) for line in (*lines, report.PLANS_BEGIN, report.PLANS_END)] == [1] * 6
     document = tmp_path / "benchmarks.md"
     old = "before\n{}\nold\n{}\nbetween\n{}\nold\n{}\nafter\n".format(*lines)
     document.write_text(old, encoding="utf-8")

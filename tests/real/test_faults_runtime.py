@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from helpers import procs
-from helpers.campaign import rounds
+from helpers.campaign import in_full, rounds, thinned
 from helpers.faults_tools import (
     SLEEPER,
     as_nobody,
@@ -56,7 +56,7 @@ def stop(safe: Safe, *words: str) -> dict[str, Any]:
 PRLIMIT = "prlimit"
 
 
-@pytest.mark.parametrize("limit", [6, 8, 9, 10, 11, 12, 14, 17, 20, 30])
+@pytest.mark.parametrize("limit", in_full([6, 8, 10, 12, 17, 30], 9, 11, 14, 20))
 def test_too_few_descriptors_for_a_start_are_one_line_or_no_matter(home: Home, safe: Safe, limit: int) -> None:
     write_target(home)
     result = run(PRLIMIT, f"--nofile={limit}", *CLI, "start", "t", "--detach")
@@ -75,7 +75,7 @@ def test_too_few_descriptors_for_a_start_are_one_line_or_no_matter(home: Home, s
         pass
 
 
-@pytest.mark.parametrize("limit", [8, 9, 10, 11, 12, 14, 17, 20])
+@pytest.mark.parametrize("limit", in_full([8, 11, 14, 20], 9, 10, 12, 17))
 def test_too_few_descriptors_for_a_foreground_start(home: Home, safe: Safe, limit: int) -> None:
     write_target(home, "echo up; exit 7")
     result = run(PRLIMIT, f"--nofile={limit}", *CLI, "start", "t")
@@ -85,7 +85,7 @@ def test_too_few_descriptors_for_a_foreground_start(home: Home, safe: Safe, limi
     wait_until(lambda: members(home) == [], 5)
 
 
-@pytest.mark.parametrize("limit", [8, 9, 10, 12, 14, 17, 20])
+@pytest.mark.parametrize("limit", in_full([8, 10, 14, 20], 9, 12, 17))
 def test_too_few_descriptors_for_stop_and_status_are_one_line_or_no_matter(home: Home, safe: Safe, limit: int) -> None:
     write_target(home, "echo up; sleep 600 & sleep 600 & sleep 600 & wait")
     with safe.started("t"):
@@ -113,7 +113,7 @@ def test_a_supervisor_short_of_descriptors_still_ends_a_tree_of_many(home: Home,
 
 
 @pytest.mark.pidns
-@pytest.mark.parametrize("limit", range(1, 8))
+@pytest.mark.parametrize("limit", in_full([1, 3, 5, 7], 2, 4, 6))
 def test_too_few_processes_for_a_start_are_one_line_or_no_matter(home: Home, safe: Safe, limit: int) -> None:
     """RLIMIT_NPROC counts a user's processes and spares root, so it is another user's start."""
     lend_state(home)
@@ -395,6 +395,7 @@ def test_start_replace_takes_over_from_strays_and_from_a_running_holder(home: Ho
             safe("status", "t").check(0)
 
 
+@thinned()
 @pytest.mark.parametrize(
     "who", [["supervisor"], ["keeper"], ["supervisor", "keeper"], ["main", "keeper", "supervisor"]]
 )

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from helpers import procs
+from helpers.campaign import in_full, thinned
 from helpers.faults_tools import (
     NOBODY,
     as_nobody,
@@ -135,6 +136,7 @@ def make_past_run(home: Home, safe: Safe) -> None:
 # --- damaged while nothing runs -----------------------------------------------------------------------
 
 
+@thinned()
 @pytest.mark.parametrize("damage", CONTENTS)
 @pytest.mark.parametrize("which", FILES)
 def test_damaged_contents_are_told_by_status_and_replaced_by_the_next_start(
@@ -155,6 +157,7 @@ def test_damaged_contents_are_told_by_status_and_replaced_by_the_next_start(
     assert record_of(home)["state"] == "finished"
 
 
+@thinned()
 @pytest.mark.parametrize("damage", KINDS)
 @pytest.mark.parametrize("which", FILES)
 def test_a_file_that_is_not_ours_is_named_with_a_way_out(
@@ -239,6 +242,7 @@ def test_a_record_of_the_right_form_and_wrong_types_is_told_and_replaced(home: H
 # --- damaged while it runs ----------------------------------------------------------------------------
 
 
+@thinned()
 @pytest.mark.parametrize("damage", [*CONTENTS, *KINDS])
 @pytest.mark.parametrize("which", FILES)
 def test_a_file_damaged_under_a_running_target_hides_it_from_nobody(
@@ -279,7 +283,7 @@ def test_a_file_removed_under_a_running_target_hides_it_from_nobody(home: Home, 
         assert "nobody is left" in safe("stop", "t", "--force").check(0).out
 
 
-@pytest.mark.parametrize("damage", [empty, garbage, folder])
+@pytest.mark.parametrize("damage", in_full([garbage, folder], empty))
 def test_strays_are_found_without_any_readable_record(home: Home, safe: Safe, damage: Callable[[Path], None]) -> None:
     write_target(home, "trap '' TERM; sleep 600 & while :; do wait; done")
     with safe.started("t"):
@@ -299,11 +303,12 @@ def test_strays_are_found_without_any_readable_record(home: Home, safe: Safe, da
 
 @pytest.mark.parametrize(
     "line",
-    [
-        "null", "5", "{}", '{"pid": 1}', '{"pid": "x", "start": 1, "boot": ""}',
-        '{"pid": 99999999999999999999, "start": 1, "boot": ""}', "HOLDER-since-text", "HOLDER-since-inf",
-        "HOLDER-command-text", "HOLDER-command-numbers", "HOLDER-target-list", "HOLDER-boot",
-    ],
+    in_full(
+        ["null", '{"pid": 1}', '{"pid": 99999999999999999999, "start": 1, "boot": ""}', "HOLDER-since-inf",
+         "HOLDER-command-numbers", "HOLDER-boot"],
+        "5", "{}", '{"pid": "x", "start": 1, "boot": ""}', "HOLDER-since-text", "HOLDER-command-text",
+        "HOLDER-target-list",
+    ),
 )  # fmt: skip
 def test_a_holders_line_of_wrong_types_is_never_a_traceback(home: Home, safe: Safe, line: str) -> None:
     write_target(home)
@@ -346,12 +351,13 @@ def test_a_pid_file_that_names_a_foreign_process_is_said_and_the_process_left_al
         assert other.alive()
 
 
-@pytest.mark.parametrize("text", ["", "x", "-1", "0", "1", "99999999999", "12 34", "٣", "4194304"])
-def test_nonsense_in_a_pid_file_signals_nobody(home: Home, safe: Safe, text: str) -> None:
+def test_nonsense_in_a_pid_file_signals_nobody(home: Home, safe: Safe) -> None:
     make_past_run(home, safe)
-    home.state_file("t.pid").write_text(text)
-    assert safe("status", "t").check(1).err == ""
-    assert safe("stop", "t", "--force", "--now").check(0).out == "t: not running\n"
+    for text in ("", "x", "-1", "0", "1", "99999999999", "12 34", "٣", "4194304"):
+        home.state_file("t.pid").write_text(text)
+        assert safe("status", "t").check(1).err == "", text
+        assert safe("stop", "t", "--force", "--now").check(0).out == "t: not running\n", text
+        home.state_file("t.pid").write_text(text)
     with safe.started("t"):
         pass
 
@@ -359,7 +365,7 @@ def test_nonsense_in_a_pid_file_signals_nobody(home: Home, safe: Safe, text: str
 # --- the socket ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("damage", [empty, elsewhere, fifo])
+@pytest.mark.parametrize("damage", in_full([elsewhere, fifo], empty))
 def test_a_file_in_the_sockets_place_is_replaced(home: Home, safe: Safe, damage: Callable[[Path], None]) -> None:
     make_past_run(home, safe)
     damage(home.state_file("t.sock"))
@@ -377,7 +383,7 @@ def test_a_folder_in_the_sockets_place_is_73_and_named(home: Home, safe: Safe) -
     untouched(home.state_file("t.sock"))
 
 
-@pytest.mark.parametrize("damage", [None, empty, folder, fifo])
+@pytest.mark.parametrize("damage", in_full([None, folder], empty, fifo))
 def test_a_socket_that_is_gone_keeps_no_stop_from_ending_everything(
     home: Home, safe: Safe, damage: Callable[[Path], None] | None
 ) -> None:
@@ -618,6 +624,7 @@ def test_a_full_disk_keeps_nobody_from_stopping_restarting_and_crashing(home: Ho
         assert safe("status", "t").err == ""
 
 
+@thinned()
 @pytest.mark.parametrize("detach", [[], ["--detach"]])
 @pytest.mark.parametrize("used", ["fresh", "before"])
 def test_a_full_disk_at_start_is_one_clear_line(home: Home, safe: Safe, detach: list[str], used: str) -> None:

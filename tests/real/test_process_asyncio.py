@@ -178,7 +178,7 @@ def test_a_failed_sibling_in_a_task_group_takes_the_command_along(
         raise ValueError("the sibling")
 
     async def main() -> None:
-        with pytest.raises(ExceptionGroup) as caught:
+        with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
             async with asyncio.TaskGroup() as group:
                 group.create_task(aexecute_command(command_of(tree, tmp_path), stop=0.1, contain=contain))
                 group.create_task(fail())
@@ -344,7 +344,7 @@ def test_an_error_in_the_body_of_a_stream_goes_on_after_the_tree_was_ended(
     go: Go, tree: Callable[[], list[int]], tmp_path: Path
 ) -> None:
     async def main() -> None:
-        with pytest.raises(KeyError):
+        with pytest.raises(KeyError):  # noqa: PT012
             async with astream_command(command_of(tree, tmp_path), stop=0.1):
                 await whole(tree)
                 raise KeyError("x")

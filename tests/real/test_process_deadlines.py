@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from helpers import commands
+from helpers.campaign import thinned
 from helpers.commands import Clock, gone, python
 from helpers.procs import alive, environ, scan, spawn, start_of, wait_until
 from safesh import (
@@ -78,6 +79,7 @@ def nobody_carries(run_id: str) -> bool:
 # --- a timeout is a hard deadline --------------------------------------------------------------
 
 
+@thinned()
 @pytest.mark.parametrize("contain", CONTAIN)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_tree_that_ignores_the_request_is_killed_in_time(mode: ExecutionMode, contain: str) -> None:
@@ -97,6 +99,7 @@ def test_a_tree_that_ignores_the_request_is_killed_in_time(mode: ExecutionMode, 
     assert nobody_carries(result.run_id)
 
 
+@thinned()
 @pytest.mark.parametrize("contain", CONTAIN)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_daemon_in_a_session_of_its_own_that_keeps_the_pipe_is_ended_with_it(
@@ -149,6 +152,7 @@ def outsider(tmp_path: Path) -> Iterator[tuple[int, str]]:
         yield child.pid, place
 
 
+@thinned()
 @pytest.mark.parametrize("contain", CONTAIN)
 @pytest.mark.parametrize("mode", MODES)
 def test_an_outsider_that_keeps_the_pipe_delays_nothing_and_is_told(
@@ -165,6 +169,7 @@ def test_an_outsider_that_keeps_the_pipe_delays_nothing_and_is_told(
     assert nobody_carries(result.run_id)
 
 
+@thinned()
 @pytest.mark.parametrize("contain", CONTAIN)
 @pytest.mark.parametrize("mode", MODES)
 def test_without_a_deadline_an_outsider_holds_up_the_end_for_moments_only(
@@ -190,6 +195,7 @@ def test_a_reader_without_a_deadline_wakes_when_an_outsider_keeps_the_pipe(outsi
     assert result.wait(5).success
 
 
+@thinned()
 @pytest.mark.parametrize("pty", [False, True])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_child_that_neither_reads_nor_ends_is_over_in_time(mode: ExecutionMode, pty: bool) -> None:
@@ -199,6 +205,7 @@ def test_a_child_that_neither_reads_nor_ends_is_over_in_time(mode: ExecutionMode
     assert seconds < 0.4 + GRACE + SLACK
 
 
+@thinned()
 @pytest.mark.parametrize("contain", CONTAIN)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_tree_that_floods_its_output_is_over_in_time(mode: ExecutionMode, contain: str) -> None:
@@ -267,6 +274,7 @@ def test_a_command_that_cleans_up_in_its_grace_is_not_killed() -> None:
 # --- leftovers ---------------------------------------------------------------------------------
 
 
+@thinned()
 @pytest.mark.parametrize("contain", CONTAIN)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("outputs", ["", ">/dev/null 2>&1"], ids=["with the pipe", "without"])
@@ -282,6 +290,7 @@ def test_a_child_left_in_the_group_is_ended_and_told(mode: ExecutionMode, contai
     assert result.verdict is None
 
 
+@thinned()
 @pytest.mark.parametrize("contain", CONTAIN)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("outputs", ["", "; fd = os.open('/dev/null', 1); os.dup2(fd, 1); os.dup2(fd, 2)"],
@@ -350,6 +359,7 @@ LIMITS: list[tuple[str, Any, list[str]]] = [
 ]
 
 
+@thinned()
 @pytest.mark.parametrize("contain", CONTAIN)
 @pytest.mark.parametrize(("name", "most", "command"), LIMITS, ids=lambda one: one if isinstance(one, str) else "")
 @pytest.mark.parametrize("mode", [BLOCKING, MONITORED])

@@ -201,6 +201,7 @@ def test_a_raw_terminal_is_given_nothing_that_was_not_written() -> None:
     assert run(python(code), pty="raw", input_data=b"abc", encoding=None).stdout == b""
 
 
+@campaign.thinned()
 @pytest.mark.parametrize("mode", [BLOCKING, BACKGROUND])
 @pytest.mark.parametrize(
     "text", ["", "one\n", "one\ntwo", "line\n" * 20000], ids=["none", "line", "no newline", "many"]
@@ -238,6 +239,7 @@ def test_ctrl_c_typed_at_a_terminal_interrupts() -> None:
     assert result.wait(10).signal == "SIGINT"
 
 
+@campaign.thinned()
 @pytest.mark.parametrize("mode", [BLOCKING, INTERACTIVE])
 @pytest.mark.parametrize("callback", [False, True])
 def test_a_line_of_a_hundred_megabytes(mode: ExecutionMode, callback: bool) -> None:
@@ -395,6 +397,7 @@ def test_a_wrong_argument_of_reading_and_writing_is_refused_by_name(place: str, 
     assert refused.value.place == place
 
 
+@campaign.thinned()
 @pytest.mark.parametrize(("encoding", "text"), [("utf-8", "aé€😀z" * 40), ("utf-16-le", "aé€😀z" * 40),
                                                 ("shift_jis", "日a本z" * 40)])  # fmt: skip
 @pytest.mark.parametrize("size", [-1, 1, 3, 7])
@@ -446,6 +449,7 @@ def test_the_last_line_needs_no_newline_and_empty_lines_count(mode: ExecutionMod
     assert got == ["one", "", "", "two"]
 
 
+@campaign.thinned()
 @pytest.mark.parametrize("contain", ["session", "keeper"])
 @pytest.mark.parametrize("mode", MODES)
 def test_a_callback_that_raises_is_told_and_kills_nothing(mode: ExecutionMode, contain: str) -> None:
@@ -487,12 +491,13 @@ def test_a_callback_that_calls_exit_ends_nothing_either(mode: ExecutionMode) -> 
 def test_a_slow_callback_holds_its_child_back_and_nobody_else(mode: ExecutionMode) -> None:
     gate = threading.Event()
     seen: list[int] = []
+    size = campaign.rounds(16, 64) * 1000 * 1000
 
     def slow(_line: str) -> None:
         seen.append(1)
         gate.wait(60)
 
-    slow_pid, slow_result = start(["sh", "-c", "yes 0123456789abcdef | head -c 64000000"], mode, on_output=slow)
+    slow_pid, slow_result = start(["sh", "-c", f"yes 0123456789abcdef | head -c {size}"], mode, on_output=slow)
     try:
         wait_until(lambda: seen)
         for _ in range(5):
@@ -512,8 +517,8 @@ def test_a_slow_callback_holds_its_child_back_and_nobody_else(mode: ExecutionMod
     finally:
         gate.set()
     assert slow_result.wait(60).success
-    assert len(seen) == 64000000 // 17 + 1
-    assert slow_result.stdout_bytes == (b"0123456789abcdef\n" * (64000000 // 17 + 1))[:64000000]
+    assert len(seen) == size // 17 + 1
+    assert slow_result.stdout_bytes == (b"0123456789abcdef\n" * (size // 17 + 1))[:size]
 
 
 def test_twenty_stuck_callbacks_do_not_keep_another_from_being_called() -> None:
@@ -536,6 +541,7 @@ def test_twenty_stuck_callbacks_do_not_keep_another_from_being_called() -> None:
     assert all(one.wait(20).success for one in held)
 
 
+@campaign.thinned()
 @pytest.mark.parametrize("mode", [BACKGROUND, INTERACTIVE, MONITORED])
 @pytest.mark.parametrize("contain", ["session", "keeper"])
 def test_a_callback_may_talk_to_its_own_process(mode: ExecutionMode, contain: str) -> None:
@@ -571,6 +577,7 @@ def test_a_callback_may_talk_to_its_own_process(mode: ExecutionMode, contain: st
     assert got[-2:] == ["end?", "yes 300000"]
 
 
+@campaign.thinned()
 @pytest.mark.parametrize("contain", ["session", "keeper"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("how", ["terminate", "kill"])
@@ -608,6 +615,7 @@ def test_a_blocking_callback_that_writes_is_told_that_the_input_is_closed() -> N
     assert [type(error).__name__ for error in errors] == ["StdinClosed", "NotManaged"]
 
 
+@campaign.thinned()
 @pytest.mark.parametrize("contain", ["session", "keeper"])
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("command", [["true"], ["false"], ["no-such-program"], ["sleep", "60"]], ids=lambda c: c[0])
@@ -631,6 +639,7 @@ def test_on_complete_gets_the_complete_result_exactly_once(
 # --- nothing spins -----------------------------------------------------------------------------
 
 
+@campaign.thinned()
 @pytest.mark.parametrize("contain", ["session", "keeper"])
 @pytest.mark.parametrize("pty", [False, True])
 @pytest.mark.parametrize("mode", MODES)

@@ -265,7 +265,9 @@ def test_a_slow_callback_gets_every_line_although_the_command_has_ended_long_bef
 
 def test_a_deadline_holds_although_a_callback_never_comes_back() -> None:
     release = threading.Event()
-    result = execute_command("yes", BACKGROUND, on_output=lambda _line: release.wait(30) and None, timeout=0.5)
+    result = execute_command(
+        "yes", BACKGROUND, on_output=lambda _line: release.wait(30) and None, timeout=0.5, max_output=1 << 16
+    )
     try:
         wait_until(lambda: result.done, 5)
         assert result.timed_out

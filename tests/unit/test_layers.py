@@ -32,7 +32,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("instance", "metrics"),
     ("supervise", "process", "diagnose"),
     ("plan", "mission"),
-    ("cli", "dashboard"),
+    ("cli",),
+    ("dashboard",),
     ("__main__",),
 )
 CONFIG_PARTS = {"_envfile", "_schema", "_source", "_targets"}  # files of the config room, beside config.py

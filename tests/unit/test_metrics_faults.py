@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from helpers.campaign import thinned
 from helpers.home import SUPERVISOR
 from helpers.procs import Spawn
 from safesh import _platform
@@ -98,6 +99,7 @@ def questions(pid: int) -> dict[str, Callable[[], object]]:
     }
 
 
+@thinned(2)
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
 @pytest.mark.parametrize("fault", [*FAULTS, "empty"])
 @pytest.mark.parametrize("question", questions(0))

@@ -24,6 +24,9 @@ The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen
   which leaves handlers and mask as they were.
 - ``reopen(fd, flags) -> int``: an open file description of our own for somebody's terminal or pipe.
 - ``tee(source, sink, length) -> int``: see a pipe's bytes without taking them (tee(2)); -1 where there is none.
+- ``INBLOCK_UNIT``: bytes of storage in one of ``ru_inblock`` and ``ru_oublock`` (getrusage(2): Linux counts the bytes
+of
+  proc_pid_io(5) in these units); 0 where they count calls.
 - ``MAXRSS_UNIT``: bytes in one unit of ``ru_maxrss`` (getrusage(2): kilobytes on Linux, bytes on macOS).
 - ``oom_kills() -> int | None``: how often the kernel's out-of-memory killer has acted since boot.
 
@@ -64,6 +67,7 @@ def forced_backend() -> str:
 if sys.platform == "linux" and forced_backend() != "posix":
     from safesh._platform.linux import (
         HAS_SUBREAPER,
+        INBLOCK_UNIT,
         MAXRSS_UNIT,
         Info,
         SignalSource,
@@ -95,6 +99,7 @@ if sys.platform == "linux" and forced_backend() != "posix":
 else:
     from safesh._platform.posix import (  # type: ignore[assignment]
         HAS_SUBREAPER,
+        INBLOCK_UNIT,
         MAXRSS_UNIT,
         Info,
         SignalSource,
@@ -127,6 +132,7 @@ else:
 __all__ = [
     "BACKENDS",
     "HAS_SUBREAPER",
+    "INBLOCK_UNIT",
     "MAXRSS_UNIT",
     "Info",
     "SignalSource",

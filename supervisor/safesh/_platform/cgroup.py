@@ -212,13 +212,19 @@ class Group:
 
     def remove(self) -> bool:
         """Remove the folders; False while something is left in them."""
-        for folder in self._folders():
-            try:
-                os.rmdir(folder)
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                if error.errno != errno.EBUSY:
-                    raise
-                return False
-        return True
+        return all([_remove(folder) for folder in self._folders()])
+
+
+def _remove(folder: str, *, again: bool = True) -> bool:
+    """Remove a group; False while something is left in it."""
+    try:
+        os.rmdir(folder)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        # A keeper that was killed with the rest of the tree has left its run's group inside ours.
+        inner = [one.path for one in os.scandir(folder) if one.is_dir()] if again and os.path.isdir(folder) else []
+        return bool(inner) and all([_remove(path) for path in inner]) and _remove(folder, again=False)
+    return True

@@ -32,13 +32,15 @@ else:
     import _signal
 
 __all__ = [
-    "HAS_SUBREAPER", "MAXRSS_UNIT", "Info", "SignalSource", "become_subreaper", "boot_id", "cmdline", "descendants",
+    "HAS_SUBREAPER", "INBLOCK_UNIT", "MAXRSS_UNIT", "Info", "SignalSource", "become_subreaper", "boot_id", "cmdline",
+    "descendants",
     "environ", "exit_status", "info", "io_bytes", "is_subreaper", "oom_kills", "open_child", "open_files",
     "open_handle", "plain_handle", "pss", "reopen",
     "scan", "set_name", "set_pdeathsig", "start_time", "tee",
 ]  # fmt: skip
 
 HAS_SUBREAPER = False
+INBLOCK_UNIT = 0
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
 _ON_LINUX = sys.platform.startswith("linux")

@@ -89,6 +89,8 @@ def _parameter(option: Option) -> click.Option:
     names = [option.name, *option.flags]
     if option.kind == "flag":
         return click.Option(names, is_flag=True, default=False, help=option.text)
+    if option.kind == "texts":
+        return click.Option(names, type=str, multiple=True, metavar=option.metavar, help=option.text)
     return click.Option(
         names, type=_Kind(option.kind), default=option.default, metavar=option.metavar, help=option.text
     )
@@ -139,17 +141,23 @@ class _Command(click.Command):
             if not command:
                 raise click.UsageError("no command after --", ctx)
             if not any(not word.startswith("-") for word in args):
-                raise click.UsageError("an ad hoc command needs a name: NAME -- CMD ARGS…", ctx)
+                raise click.UsageError(self._needs_name(), ctx)
         try:
             rest = super().parse_args(ctx, args)
         except click.UsageError as error:
             error.ctx = error.ctx or ctx  # click forgets it for an option without its value
             raise
         if self.verb.command:
-            if command and len(ctx.params["targets"]) != 1:
-                raise click.UsageError("an ad hoc command needs a name: NAME -- CMD ARGS…", ctx)
+            named = ctx.params["targets"] if self.verb.target == "many" else [ctx.params["target"] or ""]
+            if command and (len(named) != 1 or not named[0]):
+                raise click.UsageError(self._needs_name(), ctx)
             ctx.params["command"] = command
         return rest
+
+    def _needs_name(self) -> str:
+        if self.verb.target == "many":
+            return "an ad hoc command needs a name: NAME -- CMD ARGS…"
+        return f"what is it for? {self.verb.noun} -- ARGS…"
 
     def invoke(self, ctx: click.Context) -> Parsed:
         args = {name: list(value) if isinstance(value, tuple) else value for name, value in ctx.params.items()}

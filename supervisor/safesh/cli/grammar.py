@@ -16,15 +16,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, Literal
 
-    Kind = Literal["flag", "text", "seconds", "count"]
+    Kind = Literal["flag", "text", "texts", "seconds", "count"]
 
-_METAVARS = {"flag": "", "text": "TEXT", "seconds": "T", "count": "N"}
+_METAVARS = {"flag": "", "text": "TEXT", "texts": "TEXT", "seconds": "T", "count": "N"}
 
 
 class Option:
     """One option: its spellings (the long one first names it), its kind and its default.
 
-    kind: ``seconds`` reads durations (``5``, ``1.5s``, ``2m``), ``count`` whole numbers from 0.
+    kind: ``seconds`` reads durations (``5``, ``1.5s``, ``2m``), ``count`` whole numbers from 0, ``texts`` may be given
+    again and again and gives a list.
     """
 
     def __init__(self, flags: str, text: str, *, kind: Kind = "flag", default: Any = None, metavar: str = "") -> None:
@@ -32,7 +33,7 @@ class Option:
         self.name = self.flags[0].removeprefix("--").replace("-", "_")
         self.text = text
         self.kind = kind
-        self.default = False if kind == "flag" else default
+        self.default = False if kind == "flag" else [] if kind == "texts" else default
         self.metavar = metavar or _METAVARS[kind]
 
 
@@ -364,6 +365,45 @@ _ROWS = (
         ),
     ),
     Verb(
+        "mission",
+        "run a Python file in an environment of its own, contained and measured",
+        "Runs FILE.py as one tree that ends whole: with its program, at --timeout, at Ctrl-C, and when this command is "
+        "killed. What it requires, by --require, --requirements or its own `# /// script` lines (PEP 723), is resolved "
+        "and built into an environment that later missions share; without requirements it runs in safesh's own Python. "
+        "Its output is here as it comes, and its input is ours where that is no terminal. What the system and the tree "
+        "use goes to missions.jsonl.",
+        target="one",
+        noun="FILE.py",
+        command=True,
+        options=(
+            Option("--require -r", "a requirement (PEP 508); may be repeated", kind="texts", metavar="REQ"),
+            Option("--requirements", "more of them, one a line", kind="text", metavar="FILE"),
+            Option("--id", "its name (default: that of the file)", kind="text", metavar="ID"),
+            Option("--timeout", "end it whole after that time", kind="seconds"),
+            Option("--keep-alive", "start it as a supervised instance, and come back once it runs"),
+            Option("--browser", "its code finds browser and page of a Chromium (needs Playwright)"),
+            Option("--queue", "how long to wait for room; without it a full machine refuses", kind="seconds"),
+            Option("--anyway", "do not ask whether there is room"),
+            _JSON,
+        ),
+        examples=(
+            ("mission fit.py", "run it here"),
+            ("mission fit.py --require 'numpy>=1.26' -- --fast data.csv", "with a package, and words of its own"),
+            ("mission watch.py --keep-alive --id watch", "leave it running; safe.sh stop watch ends it"),
+            ("mission shot.py --browser --timeout 2m", "with a browser, for two minutes at most"),
+            ("mission fit.py --queue 10m --json", "wait for room; the result as JSON"),
+        ),
+        codes=(
+            ("0", "it exited 0, or it runs (--keep-alive)"),
+            ("N, 128+N", "its own exit status, or the signal N that ended it"),
+            ("1", "it is no Python, or a limit ended it"),
+            ("2", "wrong usage, or a requirement that is none"),
+            ("69", "its environment cannot be built, or there is no browser"),
+            ("75", "there is no room for it now, or it is kept alive already"),
+            ("124", "--timeout ended it"),
+        ),
+    ),
+    Verb(
         "exec",
         "run a command as its init: forward signals, reap, time out",
         "No lock, no config, one process: a PID 1 for containers and scripts. Its own options: `exec --help`.",
@@ -402,6 +442,35 @@ _ROWS = (
             ("69", "prometheus-client is not installed"),
             ("73", "FILE cannot be written"),
             ("78", "safe.toml is wrong"),
+        ),
+    ),
+    Verb(
+        "dashboard",
+        "show what runs, what it uses and what it did in the browser",
+        "Serves pages, at http://127.0.0.1:8501 by default, until Ctrl-C or SIGTERM: every instance, its tree, curves, "
+        "health, events and log; the system's processes; plans; past runs. Buttons start, stop and restart after the "
+        "question that the commands ask. Needs Streamlit. Listening beyond loopback, it prints a token, and "
+        "actions ask for it; what the pages show is then open to all who reach it.",
+        target="",
+        options=(
+            Option("--port -p", "where to listen, 0 for a free port (default 8501)", kind="count", default=8501),
+            Option("--host", "the address to listen at (default 127.0.0.1)", kind="text", default="127.0.0.1",
+                   metavar="ADDR"),
+            Option("--read-only", "nothing can be started or stopped from the pages"),
+            Option("--token", "ask for a token on loopback too: other users of this machine reach it there"),
+            Option("--plan", "an output folder of `run` to show; those near here are found; may be repeated",
+                   kind="texts", metavar="DIR"),
+        ),
+        examples=(
+            ("dashboard", "then open http://127.0.0.1:8501"),
+            ("dashboard --port 0", "on a free port, which is printed"),
+            ("dashboard --read-only --plan /srv/nightly/output", "to look only, with a plan from elsewhere"),
+            ("dashboard --host 0.0.0.0", "for other machines; actions need the token that is printed"),
+        ),
+        codes=(
+            ("0", "served until it was told to end"),
+            ("2", "no such address, or the port is taken"),
+            ("69", "Streamlit is not installed"),
         ),
     ),
     Verb(
@@ -474,7 +543,7 @@ def defaults(verb: Verb) -> dict[str, Any]:
     if verb.command:
         args["command"] = []
     for option in verb.options:
-        args[option.name] = option.default
+        args[option.name] = [] if option.kind == "texts" else option.default
     return args
 
 
@@ -538,7 +607,8 @@ def parse(argv: list[str]) -> Parsed | None:
         if not text or text.startswith("-"):
             return None
         try:
-            args[option.name] = convert(option.kind, text)
+            value = convert(option.kind, text)
+            args[option.name] = [*args[option.name], value] if option.kind == "texts" else value
         except ValueError:
             return None
     if verb is None or not _place(verb, args, words):

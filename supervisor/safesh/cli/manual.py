@@ -154,5 +154,5 @@ def _synopsis(verb: Verb) -> list[str]:
         flags = "|".join(sorted(option.flags, key=len))
         words.append(f"[{flags} {option.metavar}]" if option.metavar else f"[{flags}]")
     if verb.command:
-        words.append("[-- CMD ARGS…]")
+        words.append("[-- CMD ARGS…]" if verb.target == "many" else "[-- ARGS…]")
     return words

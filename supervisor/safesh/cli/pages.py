@@ -33,6 +33,9 @@ _VARIABLES = {
     "SAFESH_DEBUG": "1: a bug of ours shows its traceback",
     "NO_COLOR": "not empty: plain text, also on a terminal",
     "PATH": "where CMD is looked for",
+    "SAFESH_CHROMIUM": "the Chromium for --browser (default: Playwright's own, else the system's)",
+    "PIP_INDEX_URL": "with PIP_FIND_LINKS, PIP_NO_INDEX…: where pip finds packages",
+    "UV_INDEX_URL": "with UV_FIND_LINKS, UV_OFFLINE…: where uv does, which is taken where it is installed",
 }
 _USUAL_VARIABLES = ("SAFESH_CONFIG", "SAFESH_HOME", "NO_COLOR")
 _VARIABLES_OF = {
@@ -42,6 +45,7 @@ _VARIABLES_OF = {
     "doctor": ("SAFESH_CONFIG", "SAFESH_HOME", "SAFESH_BACKEND", "NO_COLOR"),
     "export": ("SAFESH_CONFIG", "SAFESH_HOME", "SAFESH_BACKEND", "SAFESH_VENV", "PATH"),
     "exec": ("PATH",),
+    "mission": ("SAFESH_HOME", "SAFESH_CHROMIUM", "PIP_INDEX_URL", "UV_INDEX_URL"),
     "completion": (),
     "help": ("NO_COLOR",),
     "init": ("SAFESH_CONFIG", "NO_COLOR"),
@@ -55,16 +59,19 @@ _FILES = {
     "events.jsonl": "what happened to the project's instances, one JSON object a line",
     "history.db": "in the project's state folder: runs and samples, SQLite; a damaged one is kept aside",
     "history.spool": "runs that the next look at the history takes in",
+    ".missions/missions.jsonl": "in the state folder of all projects: what missions and the system used meanwhile",
+    ".missions/environments/": "beside it: the environments, shared; the longest unused are removed first",
     "bin/safe-health.sh": "in the checkout: what a crontab calls every minute, where it is there",
 }
 _USUAL_FILES = ("safe.toml", "INSTANCE.lock", "INSTANCE.json")
 _FILES_OF = {
-    "": tuple(name for name in _FILES if not name.startswith("bin/")),
+    "": tuple(name for name in _FILES if not name.startswith(("bin/", ".missions/"))),
     "start": ("safe.toml", "INSTANCE.lock", "INSTANCE.json", "TARGET.log"),
     "logs": ("safe.toml", "TARGET.log"),
     "export": ("safe.toml", "bin/safe-health.sh"),
     "init": ("safe.toml",),
     "exec": (),
+    "mission": (".missions/missions.jsonl", ".missions/environments/"),
     "completion": (),
     "help": (),
     "history": ("safe.toml", "history.db", "history.spool"),
@@ -80,12 +87,14 @@ _ALSO = {
     "history": ("status", "logs"),
     "top": ("status", "stop", "history"),
     "exec": ("start",),
+    "mission": ("status", "stop", "logs", "run"),
     "doctor": ("status",),
     "export": ("start", "health", "status"),
     "completion": ("help",),
     "init": ("start", "doctor"),
     "health": ("status", "start", "export"),
     "metrics": ("status", "health"),
+    "dashboard": ("top", "history", "run"),
 }
 _ELSEWHERE = {
     "start": "docs/config.md",
@@ -94,6 +103,8 @@ _ELSEWHERE = {
     "doctor": "docs/doctor.md",
     "init": "docs/config.md",
     "metrics": "docs/metrics.md",
+    "mission": "docs/missions.md",
+    "dashboard": "docs/dashboard.md",
 }
 
 

@@ -1,7 +1,7 @@
 """``run``: a plan, its steps started as early as they can be, seen live.
 
-Two processes: this one becomes the guard (``core.init``), which is subreaper and holds the folder's lock, and ends every
-step should the runner below it be killed; the runner ends them itself should the guard be.
+Two processes: this one becomes the guard (``core.init``), which is subreaper and holds the folder's lock, and ends
+every step should the runner below it be killed; the runner ends them itself should the guard be.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def _run(args: dict[str, Any], lock: int) -> int:
         for problem in notifier.problems:
             print(f"safesh: notification not sent: {problem}", file=sys.stderr)
     seconds = {name: one.seconds for name, one in state.steps.items() if one.status == "completed"}
-    runner.monitor.print_final_summary(critical_path=runner.bounds(seconds).critical_path, files=runner.files())
+    runner.monitor.print_final_summary(critical_path=runner.bounds(seconds).least, files=runner.files())
     if runner.interrupted > 0:
         return _INTERRUPTED
     return 0 if all(one.status in ("completed", "skipped") for one in state.steps.values()) else 1

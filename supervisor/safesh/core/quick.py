@@ -158,7 +158,15 @@ def _execute(
     return pid
 
 
+class Environment(dict[bytes, bytes]):
+    """A whole environment. pairs: the same as exec takes it, where somebody has it at hand: it must not change then."""
+
+    pairs: list[bytes] | None = None
+
+
 def _pairs(env: Mapping[str, str] | Mapping[bytes, bytes]) -> list[bytes]:
+    if isinstance(env, Environment) and env.pairs is not None:
+        return env.pairs
     pairs = []
     for name, value in env.items():
         key = name if type(name) is bytes else os.fsencode(name)

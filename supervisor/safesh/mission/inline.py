@@ -23,7 +23,8 @@ def from_file(path: str, mission_id: str = "", requirements: Sequence[str] = (),
     """A mission of a file; the requirements that it names itself come before ``requirements``."""
     code = read_script(path)
     needed = [*script_requirements(code, path), *requirements]
-    return Mission(mission_id or _id_of(path), code, needed, file=os.path.abspath(path), **options)
+    again = os.path.abspath(path) if os.path.isfile(path) else None  # a pipe is read once
+    return Mission(mission_id or _id_of(path), code, needed, file=again, **options)
 
 
 def _id_of(path: str) -> str:

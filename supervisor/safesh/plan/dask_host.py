@@ -1,8 +1,8 @@
 """The process beside a dask worker that holds the steps of one runner there, and its lease on them.
 
-It is no part of the worker: a worker that is killed, stopped or busy with another's code keeps nobody from ending a step
-in time. Orders come as JSON lines on stdin, what happens goes out as frames on stdout; the end of either ends every step,
-and so does a lease that nobody renews. Should this process itself be killed, the steps' keepers end them.
+It is no part of the worker: a worker that is killed, stopped or busy with another's code keeps nobody from ending a
+step in time. Orders come as JSON lines on stdin, what happens goes out as frames on stdout; the end of either ends
+every step, and so does a lease that nobody renews. Should this process itself be killed, the steps' keepers end them.
 
 The lease: every message brings back a *ticket*, the time on this machine's clock at which we last told the runner
 something. What is older than the lease is not obeyed, however late the network delivers it; and when the newest
@@ -26,7 +26,7 @@ from safesh.plan.local import STOP, LocalEngine
 from safesh.process import loop
 
 HEAD = struct.Struct(">cII")  # kind, the order's number, bytes that follow
-STARTED, OUTPUT, REPORT, ENDED = b"s", b"o", b"r", b"e"
+STARTED, OUTPUT, REPORT, ENDED, ALIVE = b"s", b"o", b"r", b"e", b"a"
 CHUNK = 1 << 16
 _MOST_WAITING = 1 << 20  # bytes not taken by the worker; beyond, steps that write wait
 _LOOK = 0.25  # seconds between two looks at a report file
@@ -48,6 +48,7 @@ class _Step:
         self.ended_at = 0.0
         self.ask: bool | None = None  # to be ended; the value: at once
         self.started = False
+        self.dropped = False  # it was ended because its place was
         log, self.report = (os.path.join(folder, f"{number}.{kind}") for kind in ("log", "report"))
         order.log, order.report = log, self.report
         order.env = {**order.env, "SAFESH_REPORT": self.report}
@@ -76,7 +77,7 @@ class Host:
         self.expires = monotonic() + lease
         self.engine = LocalEngine(contain="keeper")
         self.steps: dict[int, _Step] = {}
-        self.last = 0  # the highest number seen: one order is obeyed once, however often it is sent
+        self.seen: set[int] = set()  # one order is obeyed once, however often it is sent
         self.rest = b""
         self.waiting: deque[bytes] = deque()
         self.size = 0
@@ -142,13 +143,17 @@ class Host:
         fresh = ticket is not None and ticket + self.lease > monotonic()
         if fresh:
             self.expires = max(self.expires, ticket + self.lease)
+        if not self.waiting:  # whatever comes out tells as much
+            self._tell(ALIVE, 0, b"")
         for verb, *facts in message.get("do", ()):
             if verb == "bye":
                 return False
             if verb == "cancel":
                 self._cancel(*facts)
-            elif verb == "start" and facts[0] > self.last:
-                self.last = facts[0]
+            elif verb == "drop":
+                self._drop(*facts)
+            elif verb == "start" and facts[0] not in self.seen:
+                self.seen.add(facts[0])
                 self._start(facts[0], StepOrder.from_dict(facts[1]), fresh)
         return True
 
@@ -225,6 +230,8 @@ class Host:
                     self.engine.cancel(step.name, step.ask)
             elif step.end is None:
                 step.end, step.ended_at = facts, monotonic()
+                if step.dropped and not facts.ok:
+                    facts.lost, facts.error = True, f"dask has taken its place on {self.place} away"
 
     def _cancel(self, number: int, now: bool) -> None:
         step = self.steps.get(number)
@@ -232,6 +239,12 @@ class Host:
             step.ask = now or bool(step.ask)
             if step.started:
                 self.engine.cancel(step.name, step.ask)
+
+    def _drop(self, number: int) -> None:
+        step = self.steps.get(number)
+        if step is not None and not step.dropped:
+            step.dropped = True
+            self._cancel(number, True)
 
     def _take_output(self, step: _Step) -> bool:
         """Whether there may be more now."""

@@ -10,6 +10,7 @@ Functions here are called by the runner's client by name, in the worker's event 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 import os
 import shutil
@@ -18,33 +19,36 @@ import tempfile
 from typing import Any
 
 from safesh.clock import monotonic
-from safesh.plan.dask_host import ENDED, HEAD
+from safesh.plan.dask_host import ALIVE, ENDED, HEAD
 
 TOPIC = "safesh-seats"
 PROTOCOL = 1
 _UNCLAIMED = 30.0  # seconds that a seat waits for an order
 _LOOK = 1.0  # seconds between two looks whether dask has given a seat up
 _MOST = 1 << 20  # bytes of one answer
+_LEAVING = 5.0
+_KEPT = 60.0  # seconds that the last words of an ended host are kept for a runner that may be gone
 
 _seats: dict[str, asyncio.Future[None]] = {}
 _hosts: dict[str, _Host] = {}
 _sequence = 0
 
 
+def distributed() -> Any:
+    """The library, an extra; its own types are partial."""
+    return importlib.import_module("distributed")
+
+
 def hello() -> dict[str, Any]:
     """Who we are, for a runner that has just connected."""
-    import distributed
-
     import safesh
 
-    return {"protocol": PROTOCOL, "safesh": safesh.__version__, "distributed": distributed.__version__}
+    return {"protocol": PROTOCOL, "safesh": safesh.__version__, "distributed": distributed().__version__}
 
 
 async def sit(session: str, key: str) -> None:
     """The task: hold a thread and resources until the step has ended here or was never wanted."""
-    from distributed import get_worker
-
-    worker = get_worker()
+    worker = distributed().get_worker()
     seat = _seats[key] = asyncio.get_running_loop().create_future()
     try:
         told = {"session": session, "key": key, "worker": worker.address, "ticket": monotonic(), "protocol": PROTOCOL}
@@ -56,7 +60,7 @@ async def sit(session: str, key: str) -> None:
             task = worker.state.tasks.get(key)
             if task is None or task.state in ("cancelled", "resumed", "released", "forgotten"):
                 if host is not None:  # the runner has gone, says the scheduler, which need not wait for the lease
-                    host.tell({"ticket": None, "do": [["cancel", host.numbers[key], True]]})
+                    host.tell({"ticket": None, "do": [["drop", host.numbers[key]]]})
             elif host is not None or monotonic() - began < _UNCLAIMED:
                 continue
             if host is None:
@@ -76,25 +80,28 @@ def vacate(key: str) -> None:
 class _Host:
     """The process beside us that holds one runner's steps."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, name: str, folder: str, lease: float) -> None:
+        self.name = name
         self.folder = folder
+        self.lease = lease
         self.numbers: dict[str, int] = {}  # of the orders given, by seat
         self.keys: dict[int, str] = {}
         self.buffer = bytearray()
         self.cut = 0  # bytes of whole frames at the buffer's start
         self.sent = (0, b"", False)  # the answer that nobody has confirmed yet
+        self.unanswered: float | None = None  # since when it has said nothing, though it was asked
         self.over = False
         self.pulling = asyncio.Lock()
         self.process: asyncio.subprocess.Process
         self.watcher: asyncio.Task[None]
 
-    async def start(self, place: str, lease: float) -> None:
+    async def start(self, place: str) -> None:
         import safesh
 
         root = os.path.dirname(os.path.dirname(os.path.abspath(safesh.__file__)))
         code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from safesh.plan.dask_host import main; main()"
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-E", "-s", "-S", "-c", code, root, place, str(lease), self.folder),
+            *(sys.executable, "-E", "-s", "-S", "-c", code, root, place, str(self.lease), self.folder),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_MOST,
@@ -109,6 +116,11 @@ class _Host:
         for key in list(self.numbers):
             vacate(key)
         shutil.rmtree(self.folder, ignore_errors=True)
+        asyncio.get_running_loop().call_later(_KEPT, self._forget)
+
+    def _forget(self) -> None:
+        if _hosts.get(self.name) is self:
+            del _hosts[self.name]
 
     def tell(self, message: dict[str, Any]) -> None:
         pipe = self.process.stdin
@@ -116,22 +128,32 @@ class _Host:
             return
         if "do" in message or pipe.transport.get_write_buffer_size() < 1 << 16:  # renewals may be left out
             pipe.write(json.dumps(message).encode() + b"\n")
+            self.unanswered = self.unanswered or monotonic()
 
     async def read(self, wait: float) -> None:
         """More frames, if there are any in time; an end of file leaves ``over`` to the watcher."""
         assert self.process.stdout is not None
         try:
             async with asyncio.timeout(wait):
-                data = await self.process.stdout.read(_MOST)
-                if not data:
-                    await self.watcher
+                while not self.cut and not self.over:
+                    data = await self.process.stdout.read(_MOST)
+                    if not data:
+                        await asyncio.shield(self.watcher)
+                    self._note(data)
         except TimeoutError:
-            return
+            if self.unanswered is not None and monotonic() - self.unanswered > self.lease and not self.over:
+                self.process.kill()  # frozen: nobody obeys, and nobody sees to the lease; the steps' keepers end them
+
+    def _note(self, data: bytes) -> None:
+        self.unanswered = None
         self.buffer += data
         while len(self.buffer) - self.cut >= HEAD.size:
             kind, number, length = HEAD.unpack_from(self.buffer, self.cut)
             if len(self.buffer) - self.cut - HEAD.size < length:
                 break
+            if kind == ALIVE:
+                del self.buffer[self.cut : self.cut + HEAD.size]
+                continue
             self.cut += HEAD.size + length
             if kind == ENDED:
                 key = self.keys.pop(number, "")
@@ -160,9 +182,9 @@ async def tell(
         if host is None or host.over:
             if not starts or ticket + lease < monotonic():
                 return False
-            parent = getattr(dask_worker, "local_directory", None)
-            host = _Host(tempfile.mkdtemp(prefix="safesh-", dir=parent if parent and os.path.isdir(parent) else None))
-            await host.start(dask_worker.address, lease)
+            # Dask clears its folder up after a worker that was killed.
+            host = _Host(name, tempfile.mkdtemp(prefix="safesh-", dir=dask_worker.local_directory), lease)
+            await host.start(dask_worker.address)
             _hosts[name] = host
     for one in starts:
         host.numbers[key], host.keys[one[1]] = one[1], key
@@ -201,8 +223,7 @@ async def leave(name: str) -> None:
     if host is not None:
         host.tell({"ticket": None, "do": [["bye"]]})
         try:
-            async with asyncio.timeout(10):
-                await host.process.communicate()
-                await host.watcher
+            async with asyncio.timeout(_LEAVING):
+                await asyncio.shield(host.watcher)
         except TimeoutError:
-            pass
+            pass  # its lease ends it

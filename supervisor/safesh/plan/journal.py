@@ -1,7 +1,7 @@
 """``events.jsonl`` of a plan's output folder: one line an event, appended; what a resumed run goes by.
 
-A line is written with one write(2), so a runner that is killed leaves whole lines and at most one broken one at the end, which
-the next reader passes over.
+A line is written with one write(2), so a runner that is killed leaves whole lines and at most one broken one at the
+end, which the next reader passes over.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _last_byte(path: str, size: int) -> bytes:
 def read(path: str) -> Iterator[dict[str, Any]]:
     """Every event that can be read, in order; broken lines are passed over. Nothing where there is no file."""
     try:
-        file = open(path, "rb")  # noqa: SIM115: closed by the with below
+        file = open(path, "rb")
     except FileNotFoundError:
         return
     except OSError as error:

@@ -9,15 +9,14 @@ import atexit
 import os
 import sys
 import threading
-import time
 from collections.abc import Mapping, Sequence
-from queue import Empty, SimpleQueue
 from typing import IO, Any, Literal, Self
 
 from safesh.clock import monotonic, shown, wall
-from safesh.plan import report, summary, table
+from safesh.plan import report, summary
+from safesh.plan.display import Shower, Table
 from safesh.plan.forecast import Forecast, History
-from safesh.plan.lines import Lines, Mode
+from safesh.plan.lines import Lines
 from safesh.plan.screen import Screen, is_terminal, put
 from safesh.plan.state import MOST_EARLIER, PlanState, StepState, StepStatus
 from safesh.plan.text import Look
@@ -26,10 +25,6 @@ from safesh.process.errors import InvalidCommand
 Progress = Literal["auto", "tty", "plain", "json", "quiet"]
 
 _MODES = ("auto", "tty", "plain", "json", "quiet")
-_EVERY = 2.0  # seconds between two looks at a table in which nothing changes
-_AT_MOST = 0.1  # seconds between two drawings of a table, however much changes
-_BATCH = 0.02  # the same for lines
-_STALLED = 30.0  # seconds without any progress after which a reader of our lines is given up at the end
 
 
 class ExecutionMonitor:
@@ -66,11 +61,7 @@ class ExecutionMonitor:
         self._lock = threading.RLock()
         self._forecast = Forecast(history)
         self._clock = wall() - monotonic()  # wall time that no clock step moves while we look
-        self._display: Lines | _Table | None = None
-        self._thread: threading.Thread | None = None
-        self._wakes: SimpleQueue[bool] = SimpleQueue()  # its put may interrupt itself, as a signal handler does
-        self._woken = False
-        self._stopping = threading.Event()
+        self._shower: Shower | None = None
         self._pid = 0
 
     def __repr__(self) -> str:
@@ -298,31 +289,26 @@ class ExecutionMonitor:
     def start_monitoring(self) -> None:
         """Begin to show it. Nothing happens when it is shown already."""
         with self._lock:
-            if self._thread is not None:
+            if self._shower is not None:
                 return
             output = self._stream()
             if self.state.started_at is None:
                 self.state.started_at = self.now()
             self.state.ended_at = None
             self._pid = os.getpid()
-            self._stopping.clear()
             if output is None:
                 return
             mode = self._progress
             if mode == "auto":
                 mode = "tty" if is_terminal(output) else "plain"
+            display: Lines | Table
             if mode == "tty":
-                self._display = _Table(self, Screen(output))
+                display = Table(Screen(output), self.state, self.now, self._forecast.left, colour=self._colour)
             else:
-                self._display = Lines(_line_mode(mode), output, self.state, self.now)
-            self._display.plan_changed("plan_started")
-            self._wakes = SimpleQueue()
-            self._woken = False
-            self._thread = threading.Thread(target=self._run, name="safesh-monitor", daemon=True)
-            self._wake()
-        if isinstance(self._display, _Table):
-            self._display.screen.catch_prints()
-        self._thread.start()
+                display = Lines(mode, output, self.state, self.now)
+            display.plan_changed("plan_started")
+            self._shower = Shower(display, self._lock)
+            self._shower.start()
         atexit.register(self.stop_monitoring)
 
     def stop_monitoring(self) -> None:
@@ -331,27 +317,15 @@ class ExecutionMonitor:
         if self._pid and os.getpid() != self._pid:
             return  # a fork of the program that shows it: the thread is not here, and may have held the lock
         with self._lock:
-            thread, display = self._thread, self._display
+            shower = self._shower
             if self.state.started_at is not None and self.state.ended_at is None:
                 self.state.ended_at = self.now()
-            if thread is None or display is None or threading.current_thread() is thread:
+            if shower is None or shower.is_here():
                 return
-            self._thread = None
-            display.plan_changed("plan_ended")
+            self._shower = None
+            shower.display.plan_changed("plan_ended")
         atexit.unregister(self.stop_monitoring)
-        self._stopping.set()
-        self._wakes.put(True)
-        try:
-            seen = -1
-            thread.join(_EVERY)
-            while thread.is_alive() and isinstance(display, Lines) and seen != display.written:
-                seen = display.written
-                thread.join(_STALLED)
-        finally:  # a second Ctrl-C may come here
-            if isinstance(display, _Table):
-                display.screen.release_prints()
-            with self._lock:
-                self._display = None
+        shower.stop()
 
     def print_final_summary(
         self, *, critical_path: float | None = None, files: Mapping[str, str] | None = None
@@ -387,73 +361,10 @@ class ExecutionMonitor:
         return found
 
     def _changed(self, event: str, step: StepState, *, news: bool = True) -> None:
-        display = self._display
-        if display is not None:
-            display.step_changed(event, step, news=news)
-            self._wake()
-
-    def _wake(self) -> None:
-        if not self._woken:
-            self._woken = True
-            self._wakes.put(False)
-
-    def _run(self) -> None:
-        display = self._display
-        assert display is not None
-        last = False
-        while not last:
-            asked, worked = monotonic(), time.process_time()
-            tick = display.tick
-            try:
-                last = self._wakes.get(timeout=tick)
-            except Empty:
-                pass
-            # Far too late, and not because we were busy: the shell had stopped us, and the cursor is wherever that
-            # left it.
-            late = monotonic() - asked - (tick or 0.0)
-            slept = tick is not None and late > 0.5 and time.process_time() - worked < late / 2
-            self._woken = False
-            with self._lock:
-                display.prepare()
-            display.show(anew=slept) if isinstance(display, _Table) else display.show()
-            if not last:
-                self._stopping.wait(_AT_MOST if isinstance(display, _Table) else _BATCH)
-
-
-class _Table:
-    """The live table as a display: composed under the monitor's lock, drawn outside of it."""
-
-    def __init__(self, monitor: ExecutionMonitor, screen: Screen) -> None:
-        self.screen = screen
-        self._monitor = monitor
-        self._look = Look.of(screen.stream, cursor=True, colour=monitor._colour)
-        self._lines: list[str] = []
-
-    @property
-    def tick(self) -> float:
-        return _AT_MOST if self.screen.is_late else _EVERY
-
-    def plan_changed(self, event: str) -> None:
-        """Nothing to note: the next drawing looks at the state."""
-
-    def step_changed(self, event: str, step: StepState, *, news: bool = True) -> None:
-        """Nothing to note: the next drawing looks at the state."""
-
-    def prepare(self) -> None:
-        monitor = self._monitor
-        now = monitor.now()
-        width, height = self.screen.size()
-        left = monitor._forecast.left(monitor.state, now)
-        self._lines = table.compose(
-            monitor.state, now=now, width=width, height=height, look=self._look, left=left
-        )  # fmt: skip
-
-    def show(self, *, anew: bool = False) -> None:
-        self.screen.draw(self._lines, anew=anew)
-
-
-def _line_mode(mode: str) -> Mode:
-    return "json" if mode == "json" else "quiet" if mode == "quiet" else "plain"
+        shower = self._shower
+        if shower is not None:
+            shower.display.step_changed(event, step, news=news)
+            shower.wake()
 
 
 def _spent(tokens: int | None, cost: float | None) -> dict[str, Any]:

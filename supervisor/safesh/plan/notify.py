@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from safesh.plan.model import PlanSpec
 
 _LOOK_AGAIN = 0.05
+_MARGIN = 2.0  # seconds in which a courier that gives up ends its hook and writes down that it did
 
 
 class _Said:
@@ -63,7 +64,7 @@ class Notifier:
                 except (OSError, SafeshError, ValueError) as error:
                     self.problems.append(f"{recipient.label}: {error}")
                     continue
-                self._couriers[pid] = monotonic() + life(hook, 1)
+                self._couriers[pid] = monotonic() + life(hook, 1) + _MARGIN
         self._collect()
 
     def _write(self, event: str, facts: dict[str, Any]) -> dict[str, Any]:

@@ -24,8 +24,8 @@ class Orchestrator:
     """Runs plans inside of a program.
 
     jobs: steps at once (0: one a processor); fail_fast: the first failure ends everything; resume: leave out what is
-    done; progress: as for ``ExecutionMonitor``; engine: another place to run steps. Steps are held by keepers, so that none
-    survives this program, however it ends.
+    done; progress: as for ``ExecutionMonitor``; engine: another place to run steps. Steps are held by keepers, so that
+    none survives this program, however it ends.
     """
 
     def __init__(
@@ -46,8 +46,8 @@ class Orchestrator:
     async def execute_plan(self, plan_path: str | os.PathLike[str], output_dir: str | os.PathLike[str]) -> PlanState:
         """Run the plan to its end; every step's state, which output_dir/result.json holds too.
 
-        A cancelled wait ends what runs, keeps the state for a resume, and goes on. ConfigError for a plan that is wrong,
-        AlreadyRunning for a folder in use, StateError for one that cannot be written.
+        A cancelled wait ends what runs, keeps the state for a resume, and goes on. ConfigError for a plan that is
+        wrong, AlreadyRunning for a folder in use, StateError for one that cannot be written.
         """
         runner = self._make(os.fspath(plan_path), os.fspath(output_dir))
         running = asyncio.get_running_loop()
@@ -89,9 +89,7 @@ class Orchestrator:
         plan = load_plan(path)
         expected = past_times.load(plan)
         engine: Any = self.engine or LocalEngine(contain="keeper")
-        monitor = ExecutionMonitor(
-            plan.id, plan.description, progress=self.progress, history=expected.get
-        )
+        monitor = ExecutionMonitor(plan.id, plan.description, progress=self.progress, history=expected.get)
         notifier = Notifier(plan, os.path.abspath(output)) if plan.notify else None
         options = Options(jobs=self.jobs, fail_fast=self.fail_fast, resume=self.resume, notify=notifier)
         return Runner(plan, output, engine, monitor, options, expected)

@@ -1,4 +1,4 @@
-"""How long a plan's steps took in earlier runs, kept in the state folder: for the order of starts, and the time left."""
+"""How long a plan's steps took in earlier runs, kept in the state folder: for the order of starts and the time left."""
 
 from __future__ import annotations
 

@@ -140,6 +140,7 @@ class Job:
         self.burden = (0, 0)  # on the registry of the ended, as ``weigh`` told
         self.given = False  # the caller has the result
         self.timers: list[list[Any]] = []  # of the loop, which lets go of them at its end
+        self.heard_at = 0.0  # when that was last done
         self.heard: Stream | None = None  # which a conversation reads, and the loop does not
         self.result = ExecutionResult(self)
 
@@ -402,10 +403,6 @@ class Job:
                 return
             self.reaped = True
         try:
-            read_write = _platform.io_bytes(self.pid)  # a zombie still has its accounts
-        except OSError:
-            read_write = None  # no descriptor left to look with
-        try:
             # By pidfd where there is one: were our child collected by somebody else, its number could be another's.
             fd = self.handle.fileno() if self.handle is not None else -1
             which = (os.P_PIDFD, fd) if fd >= 0 else (os.P_PID, self.pid)
@@ -421,8 +418,8 @@ class Job:
             round(used.ru_utime, 6),
             round(used.ru_stime, 6),
             max(used.ru_maxrss * _platform.MAXRSS_UNIT, self.sampled_peak),
-            read_write[0] if read_write is not None else None,
-            read_write[1] if read_write is not None else None,
+            used.ru_inblock * _platform.INBLOCK_UNIT if _platform.INBLOCK_UNIT else None,
+            used.ru_oublock * _platform.INBLOCK_UNIT if _platform.INBLOCK_UNIT else None,
             floor,
         )
 

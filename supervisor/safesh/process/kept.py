@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import select
+import time
 from typing import TYPE_CHECKING, Any
 
 from safesh import _platform
 from safesh.clock import monotonic
 from safesh.core import holder
+from safesh.core.kill import KILL_SECONDS
 from safesh.core.signals import number
 from safesh.errors import ResourceError
 from safesh.model import Limits, Verdict
@@ -70,6 +72,19 @@ def collect_keeper(pid: int) -> None:
         os.waitpid(pid, 0)
     except ChildProcessError:
         pass
+
+
+def remove_group(job: Job) -> None:
+    """A killed keeper's cgroup, and with it whoever got away from everything else."""
+    from safesh.core.contain import group_path, open_group
+
+    group = open_group(group_path(job.run_id))
+    if group is None:
+        return
+    group.kill()
+    limit = monotonic() + KILL_SECONDS
+    while not group.remove() and monotonic() < limit:
+        time.sleep(0.01)  # the killed are on their way out; nothing tells when the last has gone but cgroup.events
 
 
 def hear(job: Job, message: dict[str, Any]) -> bool:

@@ -13,6 +13,7 @@ import os
 import select
 import sys
 import threading
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from safesh.clock import monotonic
@@ -38,13 +39,20 @@ _LOOK_AGAIN = 0.05  # seconds, where the end of a child wakes nobody (no pidfd)
 _FEW = 16  # younger processes that are looked at in the loop itself
 _MOST_LOOKED_UP = 16  # of those whose deadline comes at once: who has their output open (a look at all descriptors)
 _HAS_EPOLL = hasattr(select, "epoll")
+_NEEDED = ("safesh._platform.others", "safesh.process.ending", "safesh.process.endings")  # at every command's end
 _READ, _WRITE = 1, 4  # POLLIN and POLLOUT, EPOLLIN and EPOLLOUT
+_KEEP_LENT = 0.02  # seconds after an exchange in which the next one is likely
+_ONCE = 1 << 30  # EPOLLONESHOT, and nothing to wait for
 
 
 class Loop:
     """The thread and what it watches. Any thread may add jobs and ask for things."""
 
     def __init__(self) -> None:
+        with forking.lock:
+            # A copy made by fork(2) in the midst of an import could never import that: another thread has its lock.
+            for name in _NEEDED:
+                import_module(name)
         self.callbacks = Pool("safesh-callbacks", _CALLBACK_THREADS, self.after)
         self.endings = Pool("safesh-endings", _ENDING_THREADS, self.after)
         self._lock = threading.Lock()
@@ -122,16 +130,48 @@ class Loop:
     def lend(self, job: Job, stream: Stream) -> None:
         """Somebody else reads from this stream for a while, and the loop does not. With ``job.lock`` held.
 
-        Not merely muted: a hang-up is told all the same (epoll_ctl(2)), and an event on its way must find nothing.
+        A hang-up is told all the same (epoll_ctl(2)), but only once, and ``_serve`` passes over what is lent. Changing
+        the mask is cheaper than to leave the set and come back.
         """
         job.heard = stream
-        self.forget(stream.fd)
+        if _HAS_EPOLL and stream.fd in self._watched:
+            self._poller.modify(stream.fd, _ONCE)
+        else:
+            self.forget(stream.fd)
+
+    def lend_for_now(self, job: Job, stream: Stream) -> None:
+        """Lent until some moments after the last exchange, so that a conversation of many short ones pays only once.
+
+        With ``job.lock`` and ``job.talk`` held.
+        """
+        self.lend(job, stream)
+        self.after(_KEEP_LENT, lambda: self._take_back_idle(job, stream))
+
+    def _take_back_idle(self, job: Job, stream: Stream) -> None:
+        if job.heard is not stream or stream.fd < 0:
+            return
+        if not job.talk.acquire(False):
+            self.after(_KEEP_LENT, lambda: self._take_back_idle(job, stream))
+            return
+        try:
+            with job.lock:
+                if job.heard is stream:
+                    if not job.exited and monotonic() - job.heard_at < _KEEP_LENT:
+                        self.after(_KEEP_LENT, lambda: self._take_back_idle(job, stream))
+                    else:
+                        self.take_back(job, stream)
+        finally:
+            job.talk.release()
 
     def take_back(self, job: Job, stream: Stream) -> None:
         """With ``job.lock`` held."""
         job.heard = None
-        if stream.fd >= 0:
-            self.watch(job, stream, _READ)
+        fd = stream.fd
+        if fd >= 0:
+            if fd in self._watched:
+                self._poller.modify(fd, _READ)
+            else:
+                self.watch(job, stream, _READ)
 
     def forget(self, fd: int) -> None:
         if self._watched.pop(fd, None) is not None:
@@ -279,7 +319,7 @@ class Loop:
 
     def _serve(self, fd: int, job: Job, end: Stream | Feed | KeeperLink | Handle) -> None:
         with job.lock:
-            if self._watched.get(fd, (None, None))[1] is not end:
+            if end is job.heard or self._watched.get(fd, (None, None))[1] is not end:
                 return
             if isinstance(end, Stream):
                 if not end.pump():
@@ -299,6 +339,8 @@ class Loop:
                 job.exited = True
             else:
                 return
+        if job.heard is not None:
+            self._take_back_idle(job, job.heard)
         self.progress(job)
 
     def _pump_feed(self, job: Job, feed: Feed) -> None:
@@ -466,6 +508,7 @@ class Loop:
             kept.collect_keeper(job.link.pid)
             if not job.kept_done:
                 job.result.leftovers = end_runs([job.mark()], job.plan.stop)[job.pid]
+                kept.remove_group(job)
             self._drain(job)
         finally:
             self._conclude(job)
@@ -502,7 +545,12 @@ class Loop:
         monitor = job.monitor
         if job.over or job.exited or monitor is None:
             return
-        error = monitor.look()
+        try:
+            error = monitor.look()
+        except Exception as problem:  # looking ends nothing, and the next look may do better
+            job.tell("monitoring_failed", level="warning", error=f"{type(problem).__name__}: {problem}")
+            self.after(1.0, lambda: self._sample(job))
+            return
         if error is not None:
             job.limit_error = error
             self.endings.submit(lambda: self._end(job))
@@ -605,9 +653,7 @@ def run(job: Job) -> None:
             return
         registry.add(job)
         if plan.mode == "monitored" or plan.limits is not None or plan.on_sample is not None:
-            from safesh.process.monitor import Monitor
-
-            job.monitor = Monitor(job, plan.limits)
+            _watch(job)
         job.tell("process_started", command=job.shown, mode=plan.mode)
         loop.add(job)
     except BaseException as error:
@@ -619,6 +665,19 @@ def run(job: Job) -> None:
             raise  # nothing was started
         job.result._error = _exhausted(job, error)
         loop._give_up(job)
+
+
+def _watch(job: Job) -> None:
+    from safesh.model import Limits
+    from safesh.process.monitor import Monitor
+
+    limits = job.plan.limits
+    try:
+        job.monitor = Monitor(job, limits)
+    except Exception as problem:
+        if limits is not None and limits != Limits(interval=limits.interval):
+            raise  # a ceiling that nobody looks at is none
+        job.tell("monitoring_failed", level="warning", error=f"{type(problem).__name__}: {problem}")
 
 
 def _exhausted(job: Job, error: Exception) -> SafeshError:

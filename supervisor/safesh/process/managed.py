@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import select
 import threading
@@ -16,6 +17,7 @@ from safesh.process import foreign, glance, loop, registry
 from safesh.process.command import as_bytes, parse_timeout, refuse
 from safesh.process.endings import end_jobs
 from safesh.process.errors import CommandTimeout, NotManaged, StdinClosed
+from safesh.process.spool import Spool
 
 if TYPE_CHECKING:
     from safesh.process.job import Job
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     Until = str | bytes | re.Pattern[str] | re.Pattern[bytes] | Callable[[Any], object] | None
 
+_ANSWER = 1 << 14
 _GLANCE = 0.5  # seconds between two looks whether a silent conversation has anybody left to talk to
 _LONGEST = 3  # bytes that a character may have beyond its first
 TERMINATE_GRACE = 3.0  # seconds between the question and the kill, or the answer that it is still there
@@ -250,8 +253,15 @@ def communicate_with_process(
     StdinClosed when the message could not be sent; an output that ends before ``until`` is returned as it is.
     """
     job = registry.need(pid, "talking to it")
+    began = monotonic()
+    if until == "\n" and not close:
+        sent, answer = _exchange(job, data, timeout)
+        if answer is not None:
+            return _given(job, answer)
+        if sent:
+            data = b""
     wait = parse_timeout(timeout)
-    deadline = None if wait is None else monotonic() + wait
+    deadline = None if wait is None else began + wait
     find = _finder(until, job)
     as_bytes(data, job.encoding, "data")
     stream = job.out
@@ -289,6 +299,66 @@ def communicate_with_process(
     finally:
         job.talk.release()
     return _given(job, bytes(heard[:end]))
+
+
+def _exchange(job: Job, data: object, timeout: object) -> tuple[bool, bytes | None]:
+    """A line there and a line back, for little more than the system calls they take.
+
+    (whether the message was sent, the answer). Without an answer whatever came is unread; not sent: it is not as simple
+    as that, and nothing was done.
+    """
+    stream, feed, store = job.out, job.feed, job.stores.get("stdout")
+    if stream is None or feed is None or type(store) is not Spool or not data or type(timeout) not in (float, int):
+        return False, None
+    if type(data) is str and job.encoding == "utf-8" and data.isascii():
+        content = data.encode()
+    elif type(data) is bytes:
+        content = data
+    else:
+        return False, None
+    wait: float = timeout  # type: ignore[assignment]
+    if not wait > 0 or not job.talk.acquire(False):
+        return False, None
+    try:
+        the_loop = loop.get()
+        with job.lock:
+            fd, ear = stream.fd, job.ear
+            if fd < 0 or ear is None or ear[0] != fd or store.unread or job.rest:
+                return False, None
+            if job.heard is not stream:
+                the_loop.lend_for_now(job, stream)
+            sent = feed.write_now(content)
+            if not sent:
+                if not feed.waiting:
+                    return False, None
+                the_loop.push(job)
+                return True, None
+        heard = ear[1].poll(min(wait, _GLANCE) * 1000)
+        with job.lock:
+            answer = None
+            if heard and stream.fd == fd:
+                if stream.splitter is not None:
+                    stream.pump()
+                else:
+                    answer = _one_line(stream, store)
+            job.heard_at = monotonic()  # the loop takes it back a moment after the last exchange
+            return True, answer
+    finally:
+        job.talk.release()
+
+
+def _one_line(stream: Stream, store: Spool) -> bytes | None:
+    """What has come, where that is one line and nothing else; or None, and it is unread."""
+    try:
+        data = os.read(stream.fd, _ANSWER)
+    except OSError:  # nothing there after all, or a terminal whose other side is closed: whoever reads next sees to it
+        return None
+    if data and data.find(b"\n") == len(data) - 1:
+        store.pass_on(data)
+        return data
+    if data:
+        store.append(data)
+    return None
 
 
 def _send(job: Job, pid: int, data: str | bytes, close: bool) -> None:

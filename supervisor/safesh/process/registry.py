@@ -87,10 +87,10 @@ def find(pid: int) -> Job | None:
 
 def need(pid: int, what: str) -> Job:
     """The job with this pid; NotManaged when only its starter could do ``what``."""
-    from safesh.process.foreign import open_process
-
     job = find(pid)
     if job is None:
+        from safesh.process.foreign import open_process
+
         open_process(pid).close()  # NoSuchProcess, or a pid that is none
         raise NotManaged(
             f"was not started by this program's safesh, so {what} is not possible",

@@ -89,6 +89,22 @@ class Spool:
         if self.size - self._floor > self._room and self.size - max(self._start, self._floor) > self._room:
             self._write_out()
 
+    def pass_on(self, data: bytes) -> None:
+        """``append`` what somebody has taken already, where nothing is unread; ``read`` will not give it."""
+        if self._taken != self.size or self._new or self.closed or not self._keep_read:
+            self.append(data)
+            self.read()
+            return
+        length = len(data)
+        self.size += length
+        self._taken += length
+        self._split += length
+        _push(self._old, data, length)
+        if self.size - self._start > self._most:
+            self._forget(self.size - self._most)
+        if self.size - self._floor > self._room and self.size - max(self._start, self._floor) > self._room:
+            self._write_out()
+
     def read(self, size: int = -1) -> bytes:
         """Take what has not been read yet, at most ``size`` bytes (-1: all of it). Empty: nothing is waiting."""
         waiting = self.size - self._taken

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Protocol
 from safesh.core import forking
 
 if TYPE_CHECKING:
+    import signal as _signal
     from collections.abc import Callable, Sequence
 
     from safesh.process.lines import LineSplitter
+else:
+    import _signal
 
 _ROOM = 1 << 16  # what a pipe holds, and a first read takes
 _MOST_ROOM = 1 << 20
@@ -104,8 +107,11 @@ class Stream:
         if not data:
             return False
         self.take(data)
-        if len(data) == self._room and self._room < _MOST_ROOM and not self._pty:
-            self._grow()
+        if len(data) == self._room:
+            if self._room < _MOST_ROOM and not self._pty:
+                self._grow()
+        elif len(data) < _ROOM:
+            self._room = _ROOM  # the flood is over, and a large buffer is dear for a small read
         return True
 
     def take(self, data: bytes) -> None:
@@ -155,6 +161,20 @@ class Feed:
             self.waiting += len(data)
             if self._owes_eof:
                 self._mid_line = data[-1] != 10  # a newline
+
+    def write_now(self, data: bytes | memoryview) -> bool:
+        """Where nothing waits: whether all of it was taken at once; else nothing was, or what was not waits."""
+        if self._pending or self._owes_eof or not self.is_open:
+            return False
+        try:
+            sent = write_quietly(self.fd, data)
+        except OSError:
+            sent = 0  # pump() meets it again, and deals with it
+        self.written += sent
+        if sent == len(data):
+            return True
+        self.push(memoryview(data)[sent:])
+        return False
 
     def pump(self) -> bool:
         """Write what is taken now; False once there is nothing left to write."""
@@ -207,9 +227,13 @@ class Feed:
             forking.close_fd(fd)
 
 
+_handler_of = _signal.getsignal  # of plain integers: the enums that ``signal`` makes of them cost as much as the write
+_SIGPIPE, _DEFAULT = int(signal.SIGPIPE), int(signal.SIG_DFL)
+
+
 def write_quietly(fd: int, data: bytes | memoryview) -> int:
     """write(2) whose SIGPIPE ends nobody, also in a program that gave SIGPIPE its default back."""
-    if signal.getsignal(signal.SIGPIPE) is not signal.SIG_DFL:
+    if _handler_of(_SIGPIPE) != _DEFAULT:
         return os.write(fd, data)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
     try:

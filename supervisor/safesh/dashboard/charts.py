@@ -1,0 +1,113 @@
+"""Charts, as Vega-Lite specifications that the browser draws by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair
+import pandas
+import streamlit as st
+
+from safesh.dashboard.data import Moment
+from safesh.metrics.rollup import Point
+
+# Okabe and Ito's colours, told apart by colour-blind eyes; in the middle of the scale, so for light and dark pages.
+_STATUS = {
+    "completed": "#009e73", "running": "#3b8fd1", "failed": "#d55e00", "retried": "#e69f00", "cancelled": "#999999",
+    "skipped": "#bbbbbb", "pending": "#dddddd",
+}  # fmt: skip
+_TALLEST = 900
+
+
+def live(curve: Sequence[Moment], name: str, what: str) -> None:
+    """A curve of the last minutes. name: its title; what: ``cpu`` or ``memory_mb``."""
+    rows = pandas.DataFrame(
+        {"at": [pandas.Timestamp(one.at, unit="s", tz="UTC") for one in curve], "value": [_value(one, what) for one in curve]}
+    )
+    chart = (
+        altair.Chart(rows, title=name)
+        .mark_area(line=True, opacity=0.25)
+        .encode(x=altair.X("at:T", title=None), y=altair.Y("value:Q", title=None, scale=altair.Scale(zero=True)))
+        .properties(height=180)
+    )
+    st.altair_chart(chart, width="stretch")
+
+
+def _value(one: Moment, what: str) -> float | None:
+    found = getattr(one, what)
+    return None if found is None else float(found)
+
+
+def gantt(bars: Sequence[dict[str, Any]], order: Sequence[str]) -> None:
+    """A bar an attempt, a row a step in the plan's order."""
+    rows = pandas.DataFrame(list(bars))
+    present = [name for name in _STATUS if name in set(rows["status"])]
+    height = min(_TALLEST, 24 * len(order) + 110)  # the axis and the legend stand in it too
+    axis = altair.Axis(labelLimit=200, labelOverlap=True)
+    chart = (
+        altair.Chart(rows)
+        .mark_bar(cornerRadius=2)
+        .encode(
+            x=altair.X("start:Q", title="seconds since the plan began"),
+            x2="end:Q",
+            y=altair.Y("step:N", sort=list(order), title=None, axis=axis),
+            color=altair.Color(
+                "status:N",
+                title=None,
+                scale=altair.Scale(domain=present, range=[_STATUS[name] for name in present]),
+                legend=altair.Legend(orient="top"),
+            ),
+            tooltip=["step", "status", "took", "provider"],
+        )
+        .properties(height=height)
+    )
+    st.altair_chart(chart, width="stretch")
+
+
+def by_provider(rows: Sequence[dict[str, Any]], what: str) -> None:
+    """A bar a provider. what: ``Tokens`` or ``Cost``."""
+    chart = (
+        altair.Chart(pandas.DataFrame(list(rows)), title=what)
+        .mark_bar()
+        .encode(x=altair.X(f"{what}:Q", title=None), y=altair.Y("Provider:N", sort="-x", title=None))
+        .properties(height=34 * len(rows) + 90)
+    )
+    st.altair_chart(chart, width="stretch")
+
+
+def series(points: Sequence[Point], name: str, limit: float | None) -> None:
+    """A metric over time, with its limit where it has one."""
+    rows = pandas.DataFrame(
+        {
+            "at": [pandas.Timestamp(one.at, unit="s", tz="UTC") for one in points],
+            "average": [one.average for one in points],
+            "peak": [one.maximum for one in points],
+        }
+    )
+    base = altair.Chart(rows, title=name).encode(x=altair.X("at:T", title=None))
+    chart: Any = base.mark_line().encode(y=altair.Y("average:Q", title=None)) + base.mark_line(
+        opacity=0.35, strokeDash=[3, 3]
+    ).encode(y="peak:Q")
+    if limit:
+        rule = pandas.DataFrame({"limit": [limit]})
+        chart += altair.Chart(rule).mark_rule(color="#d55e00", strokeDash=[6, 4]).encode(y="limit:Q")
+    st.altair_chart(chart.properties(height=220), width="stretch")
+
+
+def peaks(rows: Sequence[dict[str, Any]]) -> None:
+    """A point a run: the most memory it held."""
+    frame = pandas.DataFrame(list(rows))
+    frame["at"] = pandas.to_datetime(frame["at"], unit="s", utc=True)
+    chart = (
+        altair.Chart(frame, title="Peak memory of each run (MiB)")
+        .mark_point(filled=True, size=60)
+        .encode(
+            x=altair.X("at:T", title=None),
+            y=altair.Y("mb:Q", title=None),
+            color=altair.Color("target:N", title=None),
+            shape=altair.Shape("target:N", title=None),
+        )
+        .properties(height=220)
+    )
+    st.altair_chart(chart, width="stretch")

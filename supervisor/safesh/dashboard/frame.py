@@ -1,0 +1,173 @@
+"""What the pages share: the sidebar's choices, tables with marks and colours, errors in a line, the question."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import pandas
+import streamlit as st
+
+from safesh.cli import top
+from safesh.dashboard import actions, data
+from safesh.dashboard.settings import Settings
+from safesh.errors import SafeshError
+
+INTERVALS = {"off": None, "2 s": 2.0, "5 s": 5.0, "10 s": 10.0}
+# Each with a text colour of its own, so that both read on a light and on a dark page.
+_PAINT = {
+    "hot": "background-color: #b42318; color: #ffffff",
+    "warm": "background-color: #f2c744; color: #1c1c1c",
+    "calm": "background-color: #1b7a43; color: #ffffff",
+}
+_PAINTED = ("", "CPU %")
+_FRESH = 1.0  # seconds; what a click redraws may be so old
+
+
+class Stage:
+    """What a page needs to know: the settings, the looks, and how often to look."""
+
+    def __init__(self, settings: Settings, source: data.Source) -> None:
+        self.settings = settings
+        self.source = source
+        self.interval: float | None = None
+        self.token = ""
+
+    @property
+    def max_age(self) -> float:
+        """How old a look may be: a tab that redraws by itself shares it with the others."""
+        return _FRESH if self.interval is None else self.interval * 0.8
+
+    @property
+    def may_act(self) -> bool:
+        return self.settings.admits(self.token)
+
+    def live(self, draw: Callable[[], None]) -> None:
+        """Draw a part of the page, and only that part again and again."""
+        st.fragment(lambda: guarded(draw), run_every=self.interval)()
+
+
+def guarded(draw: Callable[[], None]) -> None:
+    """An error of ours is told in a line; a page never ends in a traceback."""
+    try:
+        draw()
+    except (SafeshError, OSError) as error:
+        problem(error)
+
+
+def problem(error: Exception) -> None:
+    message, hint = data.tell(error)
+    st.error(escape(message) + (f"  \nNext: {escape(hint)}" if hint else ""), icon=":material/error:")
+
+
+def escape(text: str) -> str:
+    """Text as it is, not as Markdown: what others named their files and steps must not become a link or a picture."""
+    return "".join("\\" + letter if letter in "\\`*_{}[]()#+-.!|~>$:<&" else letter for letter in text)
+
+
+def sidebar(settings: Settings, source: data.Source) -> Stage:
+    """The choices that hold for every page."""
+    stage = Stage(settings, source)
+    with st.sidebar:
+        # A widget's own key is forgotten when another page is drawn before it; this one is drawn on all of them.
+        chosen = st.segmented_control("Auto-refresh", list(INTERVALS), default="5 s", key="refresh")
+        stage.interval = INTERVALS[chosen or "off"]
+        if settings.read_only:
+            st.caption("Read-only: nothing can be started or stopped from here.")
+        elif settings.token:
+            stage.token = st.text_input("Token for actions", type="password", key="token", autocomplete="off")
+            if stage.token and not stage.may_act:
+                st.error("This is not the token that `safe.sh dashboard` printed.")
+            elif not stage.token:
+                st.caption("Start and stop need the token that `safe.sh dashboard` printed.")
+    return stage
+
+
+def table(rows: Sequence[dict[str, Any]], *, key: str, height: int | None = None, **columns: Any) -> None:
+    """A table; a row's ``Level`` colours its mark and its CPU. columns: how a column is shown, by its name."""
+    if not rows:
+        return
+    shown = pandas.DataFrame([{name: row[name] for name in row if name != "Level"} for row in rows])
+    levels = [row.get("Level") for row in rows]
+    painted = [name for name in _PAINTED if name in shown.columns]
+    formats = {"CPU %": "{:.1f}", "Memory MiB": "{:.1f}", "Cost": "{:.4f}"}
+    styled: Any = shown
+    if painted and any(levels):
+        styles = [_PAINT.get(one or "", "") for one in levels]
+        styled = shown.style.apply(lambda _column: styles, subset=painted)
+        styled = styled.format({name: text for name, text in formats.items() if name in shown.columns}, na_rep="-")
+    size = "auto" if height is None else height
+    config = _columns(shown, columns)
+    st.dataframe(styled, hide_index=True, height=size, column_config=config, key=key, placeholder="-")
+
+
+def _columns(shown: pandas.DataFrame, more: dict[str, Any]) -> dict[str, Any]:
+    config: dict[str, Any] = {
+        "": st.column_config.TextColumn("", width=30, help="▲▲ over 50 % of a core, ▲ over 20 %, ● below"),
+        "CPU %": st.column_config.NumberColumn("CPU %", format="%.1f", width=70, help="100 is one core"),
+        "Memory MiB": st.column_config.NumberColumn("Memory MiB", format="%.1f", width=95),
+        "Pid": st.column_config.NumberColumn("Pid", format="%d", width=75),
+    }
+    return {name: one for name, one in {**config, **more}.items() if name in shown.columns}
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> None:
+    """Short facts side by side."""
+    found = list(pairs)
+    for place in range(0, len(found), 4):
+        for column, (name, value) in zip(st.columns(4), found[place : place + 4], strict=False):
+            column.metric(name, value)
+
+
+def nothing_here(settings: Settings) -> None:
+    """What to do where nothing runs and nothing is described."""
+    st.info(
+        "No safe.toml here or above, and nothing has been started.  \n"
+        "Next: `safe.sh init` writes a safe.toml, `safe.sh start NAME -- CMD` runs any command."
+    )
+    st.caption(f"Looked in {escape(settings.config or os.getcwd())}")
+
+
+# --- the question ----------------------------------------------------------------------------------
+
+_VERBS = {"stop": "Stop", "restart": "Restart", "kill-all": "Kill all"}
+
+
+def ask(stage: Stage, verb: actions.Verb, instances: Sequence[top.Seen], name: str = "", config: str = "") -> None:
+    """List who would end, and ask; as the command line does before it ends anybody."""
+
+    @st.dialog(f"{_VERBS[verb]} {name}".strip() + "?", width="large")
+    def question() -> None:
+        rows = actions.victims(instances)
+        st.write(f"**{len(rows)} process{'' if len(rows) == 1 else 'es'}** will end:")
+        table(rows, key=f"victims-{verb}-{name}", height=min(38 + 35 * len(rows), 400))
+        yes, no = st.columns(2)
+        if yes.button(f"{_VERBS[verb]} {len(rows)} process{'' if len(rows) == 1 else 'es'}", type="primary", key="yes"):
+            with st.spinner("Ending them…"):
+                finish(stage, verb, name, config)
+        if no.button("Leave them alone", key="no"):
+            st.rerun()
+
+    question()
+
+
+def finish(stage: Stage, verb: actions.Verb, name: str = "", config: str = "") -> None:
+    """Do it, and let the next drawing of the page tell how it went."""
+    try:
+        outcome = actions.act(stage.settings, stage.token, verb, name, config)
+    except SafeshError as error:
+        outcome = actions.Outcome(False, str(error))
+    st.session_state["outcome"] = outcome
+    stage.source.instances(max_age=0)
+    st.rerun()
+
+
+def tell_outcome() -> None:
+    """What the last action came to, until the next one."""
+    outcome = st.session_state.get("outcome")
+    if outcome is not None:
+        (st.success if outcome.ok else st.error)(escape(outcome.text).replace("\n", "  \n"))
+        if st.button("Dismiss", key="dismiss"):
+            del st.session_state["outcome"]
+            st.rerun()
