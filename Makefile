@@ -41,9 +41,9 @@ bench: ## measure, as ratios in one run; see docs/benchmarks.md
 	@env -u PYTHONDONTWRITEBYTECODE .venv/bin/python scripts/bench.py $(ARGS)
 
 .PHONY: faults
-faults: ## the races of the tests in full: hundreds of kills, starts and stops (about 20 minutes)
-	@SAFESH_CAMPAIGN=full scripts/test.sh tests/real/test_must_show.py tests/real/test_limits.py \
-	  tests/real/test_output_killed.py tests/real/test_output_moving.py tests/real/test_faults_runtime.py $(ARGS)
+faults: ## the tests in full: each race hundreds of times, each table with all of its cases (an hour)
+	@SAFESH_CAMPAIGN=full scripts/test.sh $$(grep -rlE 'helpers(\.| import )campaign' tests --include='test_*.py' | sort) \
+	  $(ARGS)
 
 .PHONY: install uninstall clean
 install: ## install the command `safesh` for you (PREFIX=~/.local; root: /usr/local)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -15,10 +16,48 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-AT_ONCE = 3
+AT_ONCE = 4
 # Those that measure, or that need most of the machine, come last and alone.
 ALONE = ("test_bench.py", "test_must_show.py", "test_safe_sh.py")
+# Begun first, so that none of them runs on when all others have ended; then by size.
+LONG = (
+    "test_faults_runtime.py",
+    "test_faults_state.py",
+    "test_plan_faults.py",
+    "test_bootstrap.py",
+    "test_holder.py",
+    "test_process_neighbours.py",
+    "test_process_streams.py",
+    "test_sampling.py",
+    "test_hooks.py",
+    "test_doctor.py",
+    "test_plan_run.py",
+    "test_plan_monitor.py",
+    "test_process_deadlines.py",
+    "test_tree.py",
+    "test_limits.py",
+    "test_top.py",
+    "test_health_verb.py",
+)
 SUMMARY = re.compile(r"(\d+) (passed|failed|error|errors|skipped|xfailed|deselected)")
+
+
+# Under nohup, or in a script's background, these are ignored, and what tests start would be deaf from birth.
+IGNORED = [
+    number for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT) if signal.getsignal(number) is signal.SIG_IGN
+]
+
+
+def take_signals() -> None:
+    """In the child: what our caller ignores is the tests' to hear."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def turn(file: Path) -> tuple[bool, int, int]:
+    """Where a file comes in the order."""
+    place = LONG.index(file.name) if file.name in LONG else len(LONG)
+    return file.name in ALONE, place, -file.stat().st_size
 
 
 class Job:
@@ -30,7 +69,13 @@ class Job:
         self.output = tempfile.TemporaryFile()
         command = [sys.executable, "-m", "pytest", "-q", "--shared", "-p", "no:cacheprovider", *options, str(file)]
         self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=self.output, stderr=subprocess.STDOUT
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=take_signals if IGNORED else None,
+            start_new_session=bool(IGNORED),  # and what we are not to hear, the tests do not get either
         )
 
     def finish(self) -> tuple[int, str]:
@@ -57,7 +102,7 @@ def surroundings() -> set[str]:
 
 
 def main(options: list[str]) -> int:
-    files = sorted((ROOT / "tests").rglob("test_*.py"), key=lambda file: (file.name in ALONE, -file.stat().st_size))
+    files = sorted((ROOT / "tests").rglob("test_*.py"), key=turn)
     before, begun = surroundings(), time.monotonic()
     running: list[Job] = []
     total: dict[str, int] = {}

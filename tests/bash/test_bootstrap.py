@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 
+from helpers.campaign import full
 from helpers.checkout import BASE_PYTHON, DEADLINE, REPOSITORY, Checkout, answer, make_wheel
 
 MAKING = "making the virtual environment"
@@ -100,8 +101,13 @@ def test_uv_is_used_where_it_is_installed(tmp_path: Path) -> None:
         assert file.is_symlink() or b"-building" not in file.read_bytes()
 
 
-def test_a_uv_that_fails_gives_way_to_venv_and_pip(checkout: Checkout) -> None:
+def break_uv(checkout: Checkout) -> None:
     checkout.script("uv", f"#!{checkout.path / 'bash'}\necho 'error: no index for you' >&2\nexit 2\n")
+
+
+@full  # a quick run has both halves: venv and pip succeed above, and below they fail after uv did
+def test_a_uv_that_fails_gives_way_to_venv_and_pip(checkout: Checkout) -> None:
+    break_uv(checkout)
     done = checkout.call()
     answer(done)
     assert "uv could not (error: no index for you); trying venv and pip" in done.stderr
@@ -178,12 +184,13 @@ def test_a_setup_cfg_changed_elsewhere_than_in_its_requirements_makes_nothing_an
     assert os.stat(checkout.venv).st_ino == before
 
 
-def test_a_failed_renewal_keeps_the_old_environment(checkout: Checkout) -> None:
+def test_a_failed_renewal_says_why_and_keeps_the_old_environment(checkout: Checkout) -> None:
     answer(checkout.call())
     old = checkout.setup_cfg.read_text()
-    (checkout.path / "uv").unlink()
+    break_uv(checkout)
     checkout.require("tinydep")
-    assert checkout.call(PIP_NO_INDEX="1").returncode == 69
+    done = without_a_network(checkout)
+    assert "uv could not (error: no index for you); trying venv and pip" in done.stderr
     assert checkout.leftovers() == {".venv"}
     checkout.setup_cfg.write_text(old)
     assert checkout.call().stderr == ""
@@ -229,9 +236,8 @@ def test_extras_come_on_top_and_stay(checkout: Checkout) -> None:
 # --- whole or not at all ---------------------------------------------------------------------------------------
 
 
-def test_without_a_network_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
-    checkout = Checkout(tmp_path, quick=False)
-    checkout.require("tinydep")
+def without_a_network(checkout: Checkout) -> subprocess.CompletedProcess[str]:
+    """A start whose pip reaches no index, and what it has to say."""
     done = checkout.call(PIP_INDEX_URL="http://127.0.0.1:9/simple", PIP_RETRIES="1")
     assert done.returncode == 69
     assert done.stdout == ""
@@ -239,6 +245,14 @@ def test_without_a_network_it_says_so_and_leaves_nothing(tmp_path: Path) -> None
     assert "next: connect" in done.stderr
     assert "  | " in done.stderr  # pip's last lines
     assert "Traceback" not in done.stderr
+    return done
+
+
+@full  # a quick run has it with an environment to keep, above, and with nothing to leave on a full disk, below
+def test_without_a_network_it_says_so_and_leaves_nothing(tmp_path: Path) -> None:
+    checkout = Checkout(tmp_path, quick=False)
+    checkout.require("tinydep")
+    without_a_network(checkout)
     assert checkout.leftovers() == set()
 
 

@@ -32,6 +32,7 @@ from contracts.test_keeper import (  # the same promises, held by the ``holder``
     test_the_target_starts_with_default_signals_and_an_empty_mask,
 )
 from helpers import contracts
+from helpers.campaign import thinned
 from helpers.contracts import Holder
 from helpers.procs import wait_until
 from safesh import _platform, errors
@@ -109,6 +110,7 @@ def test_variables_that_python_reads_and_bytes_that_are_no_text_reach_the_target
 # --- refusals -----------------------------------------------------------------------------------
 
 
+@thinned()
 @pytest.mark.parametrize(
     ("command", "cwd", "expected"),
     [

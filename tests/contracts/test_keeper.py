@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from helpers.campaign import thinned
 from helpers.contracts import Holder, pids
 from helpers.procs import look, send, wait_until
 
@@ -76,6 +77,7 @@ def test_the_target_leads_its_own_session_and_knows_its_run(holder: Holder) -> N
     assert found["cwd"] == "/usr"
 
 
+@thinned()
 @pytest.mark.parametrize(("code", "words"), [(0, "exited 0"), (7, "exited with code 7")])
 def test_the_exit_status_and_the_resources_used_are_told(holder: Holder, code: int, words: str) -> None:
     burn = f"import time\nwhile time.process_time() < 0.2: pass\nraise SystemExit({code})"
@@ -97,6 +99,7 @@ def test_a_target_that_died_of_a_signal_is_told_by_its_name(holder: Holder) -> N
     assert (end["code"], end["signal"], end["cause"]) == (-1, "SIGUSR1", "killed by SIGUSR1")
 
 
+@thinned()
 @pytest.mark.parametrize(
     ("command", "code"), [("no-such-program", 127), ("/no/such/program", 127), ("/etc/passwd", 126), ("/usr", 126)]
 )
@@ -159,6 +162,7 @@ def test_the_keeper_holds_the_lock_until_the_tree_is_empty(holder: Holder, tmp_p
     wait_for_report(told)
 
 
+@thinned()
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE, signal.SIGUSR1])
 def test_the_keeper_takes_no_notice_of_signals(holder: Holder, number: int) -> None:
     holder.start("child")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -31,7 +31,8 @@ full = pytest.mark.full
 
 def in_full(quick: Iterable[Any], *more: Any) -> list[Any]:
     """For ``parametrize``: these values, and in `make faults` ``more`` of the same kind."""
-    return [*quick, *(pytest.param(value, marks=full) for value in more)]
+    rest = (value if isinstance(value, tuple) else (value,) for value in more)
+    return [*quick, *(pytest.param(*value, marks=full) for value in rest)]
 
 
 def thinned(times: int = 1) -> pytest.MarkDecorator:
@@ -68,10 +69,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def covering(cases: list[pytest.Function], times: int = 1) -> set[pytest.Item]:
     """Some of these cases, the same ones each time: each value of each parameter is in ``times`` of them, or in all
     that there are."""
-    values = {case: frozenset[Hashable](case.callspec.indices.items()) for case in cases}
+    # The very object tells one value from another: it may have no hash, and pytest numbers the cases, not the values.
+    values = {case: frozenset((name, id(value)) for name, value in case.callspec.params.items()) for case in cases}
     there = Counter(value for case in cases for value in values[case])
-    used: Counter[Hashable] = Counter()
-    pairs: Counter[Hashable] = Counter()
+    used: Counter[tuple[str, int]] = Counter()
+    pairs: Counter[tuple[tuple[str, int], tuple[str, int]]] = Counter()
     chosen: set[pytest.Item] = set()
     rest = list(cases)
     while rest:

@@ -13,7 +13,8 @@ import pytest
 from helpers.procs import look, wait_until
 from safesh.process import dispatch, loop, registry
 from safesh.process.api import ExecutionMode, execute_command
-from safesh.process.managed import cleanup_finished_processes, end_all
+from safesh.process.status import cleanup_finished_processes
+from safesh.process.stopping import end_all
 
 PYTHON = os.path.realpath(sys.executable)  # without a venv's start, and never a shim
 

@@ -39,7 +39,7 @@ def examples(file: Path) -> list[object]:
     return found
 
 
-EXAMPLES = examples(PAGE) + examples(ROOT / "README.md")
+EXAMPLES = examples(PAGE) + examples(ROOT / "docs" / "plans.md") + examples(ROOT / "README.md")
 
 
 @pytest.mark.timeout(90)

@@ -359,6 +359,7 @@ def test_a_stop_does_not_wait_for_a_hanging_hook_and_the_last_event_outlives_the
     assert status.rc == 3, status
     (seen,) = status.json()["instances"]
     assert seen["strays"] == []
+    config(home, f'[{{ command = ["{script}"], on = ["stopped", "started"], retries = 0, timeout = "1s" }}]')
     with safe.started("t"):
         pass
     procs.wait_until(lambda: not couriers() and not pids(home), 40)

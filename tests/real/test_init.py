@@ -13,10 +13,17 @@ from typing import Any
 import pytest
 
 from helpers import procs
+from helpers.campaign import in_full
 from helpers.home import CLI, Home, Safe
 from helpers.imports import CASES, Case
 
 pytestmark = pytest.mark.timeout(120)
+
+# Each way of saying it that needs a shell, a folder, variables, a user or a file of its own; test_importers_cases
+# compares the translation of all of them in every run.
+QUICK = ["procfile-foreman", "procfile-odd", "procfile-shell", "supervisord-broken", "supervisord-env",
+         "supervisord-include", "supervisord-special", "supervisord-syntax", "systemd-envfile", "systemd-forking",
+         "systemd-notify", "systemd-oneshot", "systemd-template"]  # fmt: skip
 
 
 @pytest.fixture
@@ -42,7 +49,7 @@ def called(home: Home, safe: Safe, name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("case", CASES, indirect=True)
+@pytest.mark.parametrize("case", in_full(QUICK, *(name for name in CASES if name not in QUICK)), indirect=True)
 def test_what_is_made_of_it_starts_what_it_describes(
     case: Case, home: Home, safe: Safe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

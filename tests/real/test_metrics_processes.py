@@ -137,12 +137,14 @@ def test_a_table_is_by_pid_with_rates_from_call_to_call_and_asks_no_more_of_the_
         return one.pid == os.getpid() and bool(one.command)
 
     (first,) = monitor.processes(mine)
+    began = time.monotonic()
     end = time.process_time() + 0.2
     while time.process_time() < end:
         pass
     (second,) = monitor.processes(mine)
     assert first.cpu_percent is None
-    assert (second.cpu_percent or 0) > 20
+    # 0.2 s of a span that is longer the busier the machine is; a tick each of user and system may be missing.
+    assert (second.cpu_percent or 0) > 0.8 * 100 * 0.18 / (time.monotonic() - began)
     everybody = [one.pid for one in monitor.processes(details=False)]
     assert everybody == sorted(everybody)
     assert os.getpid() in everybody
@@ -161,7 +163,8 @@ def test_cpu_seconds_of_short_lived_children_are_those_of_rusage() -> None:
         found = ResourceMonitor(gpu=False).get_tree_resources(spawn.pid)
     print(f"{number} children: {found.cpu_seconds:.2f} s told, {used:.2f} s used")
     assert found.processes == 1
-    assert found.cpu_seconds == pytest.approx(used, rel=0.02, abs=0.02)  # one tick for each of user and system
+    # The kernel tells whole ticks (proc_pid_stat(5)): less than one is missing of each of utime, stime, cutime, cstime.
+    assert found.cpu_seconds == pytest.approx(used, rel=0.02, abs=0.04)
 
 
 @linux_only

@@ -33,7 +33,7 @@ def record_of(home: Home, instance: str) -> dict[str, Any]:
 
 @pytest.mark.timeout(900)
 def test_of_100_concurrent_starts_exactly_one_wins_and_the_others_exit_75_naming_it(home: Home, safe: Safe) -> None:
-    for _ in range(rounds(3, 20)):
+    for _ in range(rounds(2, 20)):
         starts = [
             subprocess.Popen(
                 [*CLI, "start", "one", "--detach", "--", "sleep", "60"],
@@ -68,7 +68,7 @@ command = [{sys.executable!r}, {str(ESCAPE)!r}]
 stop = {{ grace = "{GRACE}s" }}
 """
     )
-    for _ in range(rounds(5, 100)):
+    for _ in range(rounds(3, 100)):
         safe("start", "escape", "--detach", env={"SAFESH_BACKEND": backend}).check()
         log = home.state_file("escape.log")
         lines = procs.wait_until(lambda log=log: log.read_text().splitlines(), what="the tree is up")  # type: ignore[misc]
@@ -96,7 +96,7 @@ def test_a_sigkill_at_a_random_moment_leaves_no_tree_and_the_next_start_works(
     home: Home, safe: Safe, rng: random.Random, victim: str
 ) -> None:
     script = "trap '' TERM; sleep 60 & sleep 60 & wait; sleep 60"
-    for _ in range(rounds(8, 100)):
+    for _ in range(rounds(4, 100)):
         child = safe.spawn("start", "kill", "--detach", "--", "sh", "-c", script)
         with child:
             pause = rng.random() * 0.15
@@ -122,7 +122,7 @@ def test_the_tree_is_gone_within_grace_plus_a_second_of_a_sigkill(
 ) -> None:
     home.write_config(f'[targets.t]\ncommand = "sleep 60 & sleep 60"\nshell = true\nstop = {{ grace = "{GRACE}s" }}\n')
     mark = str(home.state / home.project.name / "t")
-    for number in range(rounds(8, 100)):
+    for number in range(rounds(4, 100)):
         text = "trap '' TERM; echo up; sleep 60 & while :; do wait; done" if number % 2 else "echo up; sleep 60 & wait"
         home.write_config(
             f'[targets.t]\ncommand = "{text}"\nshell = true\nrestart = "no"\nstop = {{ grace = "{GRACE}s" }}\n'

@@ -250,6 +250,7 @@ def test_a_worker_lost_in_the_middle_of_a_step_has_it_run_again_elsewhere_and_ne
     with Drive(home, write_plan(home, alone())) as drive:
         drive.opened()
         pid, run_id = first_copy(home)
+        wait_until(lambda: "copy 1\n" in drive.log("alone"))
         worker = ancestor(pid, "worker")
         assert procs.send(worker.pid, worker.start, how)
         done = drive.done(LOST + SLOW)
@@ -267,10 +268,22 @@ def test_a_runner_that_is_killed_takes_its_own_cluster_along(home: Home) -> None
     with Drive(home, write_plan(home, alone())) as drive:
         drive.opened()
         _, run_id = first_copy(home)
+        (folder,) = {words[words.index("worker") + 2] for words in workers_of(drive)}
         drive.send(signal.SIGKILL)
         drive.wait()
         nobody_left(run_id)
         wait_until(lambda: not drive.members(), 15)
+    assert os.path.isdir(folder)
+    plan = write_plan(home, shell("next", "true"))
+    with Drive(home, plan) as drive:
+        drive.done()
+    assert not os.path.exists(folder), "the next cluster clears away what the killed one left"
+
+
+def workers_of(drive: Drive) -> list[list[str]]:
+    """The command lines of its own cluster's workers."""
+    found = [procs.argv(one.pid) for one in procs.tree_of(drive.pid)]
+    return [words for words in found if "worker" in words]
 
 
 # --- a cluster that is there --------------------------------------------------------------------
@@ -396,6 +409,26 @@ def test_a_frozen_runner_loses_its_lease(home: Home) -> None:
         done = drive.done(LOST + SLOW)
         assert next(iter(done["steps"].values()))["status"] == "completed"
         never_two(home)
+
+
+def test_a_scheduler_that_is_killed_ends_the_steps_and_the_plan_says_so(home: Home) -> None:
+    with ExitStack() as stack:
+        local = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
+        scheduler = stack.enter_context(Server("scheduler", *local))
+        address = scheduler.address()
+        start_worker(stack, address, "w", "--nthreads", "1")
+        plan = write_plan(home, alone(), shell("waits", "true"))
+        drive = stack.enter_context(Drive(home, plan, address))
+        drive.opened()
+        _, run_id = first_copy(home)
+        scheduler.send(signal.SIGKILL)
+        nobody_left(run_id)
+        steps = drive.done(LOST + SLOW)["steps"]
+        assert [one["status"] for one in steps.values()] == ["failed", "failed"]
+        assert f"the scheduler at {address} does not answer any more" in steps["alone"]["error"]
+        assert f"the scheduler at {address}" in steps["waits"]["error"]
+        assert "distributed" not in drive.err  # what it logs would run through a live table
+        never_two(home, 1)
 
 
 # --- where a step may sit ---------------------------------------------------------------------

@@ -191,15 +191,15 @@ def test_a_failed_sibling_in_a_task_group_takes_the_command_along(
 def test_a_start_with_a_keeper_or_a_terminal_does_not_hold_up_the_event_loop(
     go: Go, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safesh.process import job
+    from safesh.process import beginning, job
 
-    real = job.Job._launch
+    real = beginning._launch
 
-    def slow(self: job.Job, stdio: tuple[int, int, int]) -> None:
+    def slow(one: job.Job, stdio: tuple[int, int, int]) -> None:
         time.sleep(0.3)
-        real(self, stdio)
+        real(one, stdio)
 
-    monkeypatch.setattr(job.Job, "_launch", slow)
+    monkeypatch.setattr(beginning, "_launch", slow)
 
     async def main() -> None:
         running = asyncio.gather(

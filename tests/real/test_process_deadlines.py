@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -432,7 +433,9 @@ def test_monitored_samples_what_the_tree_uses_and_calls_back(contain: str) -> No
     assert max(one.memory_bytes for one in seen) > 25_000_000
     assert max(one.cpu_seconds for one in seen) > 0.2
     assert seen[0].cpu_percent is None
-    assert max(one.cpu_percent for one in seen[1:]) > 30
+    # What it is depends on how busy the machine is; it is what the seconds say.
+    busiest = max((now.cpu_seconds - before.cpu_seconds) / (now.at - before.at) for before, now in pairwise(seen))
+    assert max(one.cpu_percent for one in seen[1:]) == pytest.approx(100 * busiest, rel=0.3)
     assert all(one.failed == "" for one in seen)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from helpers import commands
 from helpers.callers import caller, finished
+from helpers.campaign import in_full, thinned
 from helpers.commands import Clock
 from helpers.procs import wait_until
 from safesh import (
@@ -50,6 +51,7 @@ def made(path: Path, content: bytes, mode: int = 0o755) -> str:
     return os.fspath(path)
 
 
+@thinned()
 @every_mode
 @every_way
 def test_a_program_that_is_not_there_is_127_and_one_that_may_not_be_executed_126(
@@ -70,6 +72,7 @@ def test_a_program_that_is_not_there_is_127_and_one_that_may_not_be_executed_126
         assert (result.return_code, result.pid, result.stdout) == (code, None, "")
 
 
+@thinned()
 @every_mode
 @every_way
 def test_a_folder_that_is_not_there_is_named(mode: ExecutionMode, options: Any, tmp_path: Path) -> None:
@@ -79,6 +82,7 @@ def test_a_folder_that_is_not_there_is_named(mode: ExecutionMode, options: Any, 
     assert missing in str(result.error)
 
 
+@thinned()
 @every_mode
 @every_way
 def test_a_script_without_an_interpreters_name_is_run_as_a_shell_runs_it(
@@ -89,6 +93,7 @@ def test_a_script_without_an_interpreters_name_is_run_as_a_shell_runs_it(
     assert (result.stdout.strip(), result.return_code) == ("word", 7)
 
 
+@thinned()
 @every_mode
 @every_way
 def test_too_many_arguments_are_told_with_what_to_do_instead(mode: ExecutionMode, options: Any) -> None:
@@ -136,16 +141,18 @@ say("ok")
 
 @pytest.mark.parametrize(
     ("mode", "options", "least"),
-    [
-        ("BLOCKING", {}, 4),
+    in_full(
+        [
+            ("BLOCKING", {}, 4),
+            ("INTERACTIVE", {"input_data": "x"}, 5),
+            ("BLOCKING", {"pty": True}, 3),
+            ("BACKGROUND", {"contain": "keeper"}, 8),
+            ("MONITORED", {}, 5),
+        ],
         ("BLOCKING", {"input_data": "x"}, 5),
         ("BACKGROUND", {}, 5),
-        ("INTERACTIVE", {"input_data": "x"}, 5),
-        ("BLOCKING", {"pty": True}, 3),
         ("BLOCKING", {"contain": "keeper"}, 8),
-        ("BACKGROUND", {"contain": "keeper"}, 8),
-        ("MONITORED", {}, 5),
-    ],
+    ),
 )
 def test_a_start_without_a_descriptor_to_spare_fails_at_every_step_and_leaves_nothing(
     mode: str, options: dict[str, Any], least: int
@@ -247,6 +254,7 @@ def test_a_user_who_may_have_no_more_processes_is_told(options: dict[str, Any]) 
         assert finished(child).endswith("ok\n")
 
 
+@thinned()
 @every_mode
 @pytest.mark.parametrize("number", ["ENOMEM", "EAGAIN"])
 def test_a_kernel_without_memory_or_a_number_is_told(

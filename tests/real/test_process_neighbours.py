@@ -17,6 +17,7 @@ import pytest
 
 from helpers import procs
 from helpers.callers import SUPERVISOR, caller, finished, program
+from helpers.campaign import in_full, rounds, thinned
 from helpers.commands import gone
 from helpers.procs import Spawn, spawn, wait_until
 
@@ -143,7 +144,7 @@ def test_a_fork_while_every_lock_is_busy_leaves_a_child_that_works() -> None:
     threads = [threading.Thread(target=busy) for _ in range(4)]
     for thread in threads: thread.start()
     try:
-        for turn in range(25):
+        for turn in range(int(sys.argv[1])):
             pid = os.fork()
             if pid == 0:
                 signal.alarm(20)
@@ -162,7 +163,7 @@ def test_a_fork_while_every_lock_is_busy_leaves_a_child_that_works() -> None:
         for thread in threads: thread.join(20)
     say("ok")
     """
-    with caller(code) as child:
+    with caller(code, str(rounds(8, 25))) as child:
         done(child)
 
 
@@ -319,7 +320,7 @@ say("ok")
 
 @BACKENDS
 def test_popen_objects_of_the_caller_get_their_own_exit_codes(backend: str) -> None:
-    with caller(BESIDE, "60", extra_env=backend_of(backend)) as child:
+    with caller(BESIDE, str(rounds(20, 60)), extra_env=backend_of(backend)) as child:
         done(child)
 
 
@@ -352,6 +353,7 @@ WAYS = {
 }
 
 
+@thinned()
 @BACKENDS
 @pytest.mark.parametrize("way", list(WAYS))
 def test_an_interpreter_that_ends_takes_its_background_runs_along(way: str, backend: str) -> None:
@@ -375,6 +377,7 @@ def test_an_interpreter_that_ends_takes_its_background_runs_along(way: str, back
         assert child.members() == []
 
 
+@thinned()
 @pytest.mark.parametrize("presses", [1, 2])
 @pytest.mark.parametrize("options", ["", "contain='keeper'", "pty=True", "limits={'memory': '1GB'}"])
 def test_ctrl_c_ends_the_tree_of_a_blocking_command_and_is_raised_then(options: str, presses: int) -> None:
@@ -404,9 +407,10 @@ def test_ctrl_c_at_any_moment_leaves_nobody_behind() -> None:
     run("true"); run("true", BACKGROUND).wait(5)
     before = len(os.listdir("/proc/self/fd"))
     hit = 0
-    for turn in range(150):
+    turns = int(sys.argv[1])
+    for turn in range(turns):
         try:
-            signal.setitimer(signal.ITIMER_REAL, 0.0002 + turn * 0.00003)
+            signal.setitimer(signal.ITIMER_REAL, 0.0002 + 0.0045 * turn / turns)
             run("sleep 5", stop=0.1)
             raise SystemExit("not interrupted")
         except KeyboardInterrupt:
@@ -415,7 +419,7 @@ def test_ctrl_c_at_any_moment_leaves_nobody_behind() -> None:
     say("descriptors", len(os.listdir("/proc/self/fd")) - before, "children", len(children()))
     say("ok")
     """
-    with caller(code) as child:
+    with caller(code, str(rounds(50, 150))) as child:
         out = finished(child)
         match = re.search(r"descriptors (-?\d+) children (\d+)", out)
         assert match is not None
@@ -527,7 +531,7 @@ def test_an_executor_as_a_context_manager_ends_all_that_it_started(backend: str)
 # the portable way ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("without", ["epoll", "pidfd_open", "both"])
+@pytest.mark.parametrize("without", in_full(["epoll", "both"], "pidfd_open"))
 def test_the_core_promises_hold_without_epoll_and_pidfds(without: str) -> None:
     code = """
     one = run("cat", BACKGROUND)

@@ -30,7 +30,7 @@ from safesh import (
     terminate_process,
     write_to_process,
 )
-from safesh.process import dispatch, loop, registry, streams
+from safesh.process import dispatch, loop, registry, streams, trouble
 
 BLOCKING, BACKGROUND, INTERACTIVE, MONITORED = ExecutionMode
 pytestmark = pytest.mark.timeout(90)
@@ -197,7 +197,7 @@ def test_ended_commands_are_not_held_by_their_deadline_an_hour_away() -> None:
             del batch
             cleanup_finished_processes()
         wait_until(lambda: sum(job() is not None for job in jobs) < 10, what="no job to be held")
-        assert len(loop.get()._timers) < 200
+        assert len(loop.get().timers._entries) < 200
     finally:
         gc.enable()
 
@@ -309,7 +309,7 @@ def test_trouble_in_the_loop_ends_the_one_command_and_no_other(monkeypatch: pyte
             raise ValueError("a bug")
         real(self, data)
 
-    monkeypatch.setattr(loop, "_report", lambda: None)
+    monkeypatch.setattr(trouble, "report", lambda: None)
     monkeypatch.setattr(streams.Stream, "take", take)
     result = execute_command("echo trouble; sleep 60", BACKGROUND, shell=True)
     assert isinstance(result.wait(10).error, ResourceError)
@@ -355,7 +355,7 @@ def test_a_write_to_a_process_that_ends_meanwhile_is_told_and_never_hits_another
 def test_a_start_that_breaks_unforeseen_signals_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command without a pid must never be "ended": 0 is the session of everybody who came from outside."""
     from safesh.model import StopPolicy
-    from safesh.process import ending, endings, job
+    from safesh.process import beginning, ending, endings, job
 
     def launch(_job: job.Job, _stdio: Any) -> None:
         raise RuntimeError("a bug")
@@ -364,7 +364,7 @@ def test_a_start_that_breaks_unforeseen_signals_nobody(monkeypatch: pytest.Monke
         raise AssertionError("somebody was to be ended")
 
     with monkeypatch.context() as patch:
-        patch.setattr(job.Job, "_launch", launch)
+        patch.setattr(beginning, "_launch", launch)
         for module in (ending, endings):
             if hasattr(module, "end_runs"):
                 patch.setattr(module, "end_runs", end_runs)

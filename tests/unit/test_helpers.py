@@ -325,7 +325,7 @@ def test_a_leak_fails_the_test_that_made_it(inner: Callable[..., Result], kind: 
 
 
 def test_a_clean_run_passes(inner: Callable[..., Result]) -> None:
-    inner("def test_clean(): subprocess.run(['true'], check=True)").check(0)
+    inner("def test_clean(): subprocess.run(['true'], check=True)", "--shared").check(0)
 
 
 def test_a_warning_fails_a_test(inner: Callable[..., Result]) -> None:
@@ -400,11 +400,51 @@ def test_without_namespaces_marked_tests_are_skipped_and_say_so(
 ) -> None:
     # A PATH without unshare(1).
     monkeypatch.setenv("PATH", str(home.path))
-    done = inner("@pytest.mark.pidns\ndef test_wild(): raise SystemError('ran')").check(0)
+    done = inner("@pytest.mark.pidns\ndef test_wild(): raise SystemError('ran')", "--shared").check(0)
     assert "1 skipped" in done.out
     assert "not run: no pid namespace" in done.out
 
 
 def test_seed_is_shown_and_can_be_given(inner: Callable[..., Result]) -> None:
-    done = inner("def test_seed(seed): assert seed == 77", "--seed", "77").check(0)
+    done = inner("def test_seed(seed): assert seed == 77", "--seed", "77", "--shared").check(0)
     assert "--seed=77" in done.out
+
+
+# --- quick and full ---------------------------------------------------------------------------
+
+TABLE = """
+    from helpers.campaign import full, in_full, rounds, thinned
+
+    @thinned()
+    @pytest.mark.parametrize("colour", ["red", "green"])
+    @pytest.mark.parametrize("size", [1, 2, 3, [4]])
+    def test_table(size, colour): print("ran", size, colour)
+
+    @pytest.mark.parametrize("word", in_full(["quick"], "slow"))
+    def test_list(word): print("ran", word, rounds(3, 300))
+
+    @full
+    def test_long(): print("ran long")
+"""
+
+
+def test_a_quick_run_has_each_value_of_a_table_and_counts_what_it_left_out(
+    inner: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = inner(TABLE, "--shared").check(0)
+    assert "5 passed, 6 deselected" in quick.out, quick
+    pairs = re.findall(r"^ran (\S+) (red|green)$", quick.out, re.MULTILINE)
+    assert sorted(size for size, _ in pairs) == ["1", "2", "3", "[4]"]
+    assert sorted(colour for _, colour in pairs) == ["green", "green", "red", "red"]
+    assert "ran quick 3" in quick.out
+    monkeypatch.setenv("SAFESH_CAMPAIGN", "full")
+    whole = inner(TABLE, "--shared").check(0)
+    assert "11 passed" in whole.out, whole
+    assert "deselected" not in whole.out
+    assert "ran slow 300" in whole.out
+
+
+@needs_pidns
+def test_what_is_thinned_out_is_asked_of_no_namespace(inner: Callable[..., Result]) -> None:
+    done = inner("pytestmark = pytest.mark.pidns\n" + textwrap.dedent(TABLE), "--shared").check(0)
+    assert "5 passed, 6 deselected" in done.out, done

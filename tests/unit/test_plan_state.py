@@ -347,7 +347,7 @@ def test_the_summary_leads_with_the_root_failure_and_its_last_lines(tmp_path: Pa
     log.write_bytes(told + b"50%\r100%\r\n\x1b[31mred\x1b[0m \xff\n\n")
     monitor.state.steps["compile"].log = str(log)
     lines = summary.compose(
-        monitor.state, monitor.now(), look=PLAIN, critical_path=0.8, files={"Result": "out/result.json"}
+        monitor.state, monitor.now(), look=PLAIN, least=0.8, files={"Result": "out/result.json"}
     )
     text = "\n".join(lines)
     assert lines[1].startswith("✗ Root failure: compile")
@@ -366,7 +366,7 @@ def test_the_summary_leads_with_the_root_failure_and_its_last_lines(tmp_path: Pa
 
 def test_the_summary_as_json_says_the_same() -> None:
     monitor = finished()
-    told = json.loads(summary.as_json(monitor.state, 10.0, critical_path=0.5, files={"result": "r"}))
+    told = json.loads(summary.as_json(monitor.state, 10.0, least=0.5, files={"result": "r"}))
     assert (told["v"], told["event"], told["root_failure"]["id"]) == (1, "plan_summary", "compile")
     assert (told["gain"], told["bound"], told["files"]) == (2.75, 0.5, {"result": "r"})
 

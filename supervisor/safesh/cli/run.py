@@ -97,7 +97,7 @@ def _make(args: dict[str, Any], plan: PlanSpec, lock: int) -> Runner:
 
         engine = DaskEngine(args["scheduler"] or None)
     monitor = ExecutionMonitor(
-        plan.id, plan.description, progress=args["progress"], history=expected.get
+        plan.id, plan.description, progress=args["progress"], history=expected.get, colour=not args["no_color"]
     )
     notifier = Notifier(plan, output)
     options = Options(
@@ -122,7 +122,7 @@ def _run(args: dict[str, Any], lock: int) -> int:
         for problem in notifier.problems:
             print(f"safesh: notification not sent: {problem}", file=sys.stderr)
     seconds = {name: one.seconds for name, one in state.steps.items() if one.status == "completed"}
-    runner.monitor.print_final_summary(critical_path=runner.bounds(seconds).least, files=runner.files())
+    runner.monitor.print_final_summary(least=runner.bounds(seconds).least, files=runner.files())
     if runner.interrupted > 0:
         return _INTERRUPTED
     return 0 if all(one.status in ("completed", "skipped") for one in state.steps.values()) else 1

@@ -1,6 +1,6 @@
 """What the buttons do: the command line's own verbs, as argument lists, never through a shell.
 
-A page lists who would end and asks; what ends them is the same code that ``safe.sh stop`` runs, in a process of its own.
+A page lists who would end and asks; what ends them is the code that ``safe.sh stop`` runs, in a process of its own.
 """
 
 from __future__ import annotations

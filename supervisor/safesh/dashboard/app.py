@@ -18,7 +18,6 @@ import streamlit as st  # noqa: E402
 
 from safesh.dashboard import data, frame, pages, settings  # noqa: E402
 
-
 _ICON = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16" width="16" height="16"><rect width="16" height="16" '
     'rx="4" fill="#1b7a43"/><path d="M4 8l3 3 5-6" stroke="#fff" stroke-width="2" fill="none"/></svg>'

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import altair
-import pandas
 import streamlit as st
 
 from safesh.dashboard.data import Moment
+from safesh.metrics.model import MIB
 from safesh.metrics.rollup import Point
+
+pandas: Any = import_module("pandas")  # without types: they are another package, for a handful of calls
 
 # Okabe and Ito's colours, told apart by colour-blind eyes; in the middle of the scale, so for light and dark pages.
 _STATUS = {
@@ -18,20 +21,32 @@ _STATUS = {
     "skipped": "#bbbbbb", "pending": "#dddddd",
 }  # fmt: skip
 _TALLEST = 900
+_FEW = 30  # points that are drawn as such: a line through one would not be seen
+_ALL_NAMED = 24  # steps; of more, some rows have no label
 
 
 def live(curve: Sequence[Moment], name: str, what: str) -> None:
     """A curve of the last minutes. name: its title; what: ``cpu`` or ``memory_mb``."""
     rows = pandas.DataFrame(
-        {"at": [pandas.Timestamp(one.at, unit="s", tz="UTC") for one in curve], "value": [_value(one, what) for one in curve]}
+        {
+            "at": [pandas.Timestamp(one.at, unit="s", tz="UTC") for one in curve],
+            "value": [_value(one, what) for one in curve],
+        }
     )
     chart = (
         altair.Chart(rows, title=name)
         .mark_area(line=True, opacity=0.25)
-        .encode(x=altair.X("at:T", title=None), y=altair.Y("value:Q", title=None, scale=altair.Scale(zero=True)))
+        .encode(x=_times(curve), y=altair.Y("value:Q", title=None, scale=altair.Scale(zero=True)))
         .properties(height=180)
     )
     st.altair_chart(chart, width="stretch")
+
+
+def _times(points: Sequence[Moment] | Sequence[Point]) -> altair.X:
+    """The axis: as fine as the time that is shown is short."""
+    seconds = points[-1].at - points[0].at if points else 0.0
+    shape = "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 2 * 86400 else "%m-%d"
+    return altair.X("at:T", title=None, axis=altair.Axis(format=shape, tickCount=6, labelOverlap=True))
 
 
 def _value(one: Moment, what: str) -> float | None:
@@ -43,8 +58,8 @@ def gantt(bars: Sequence[dict[str, Any]], order: Sequence[str]) -> None:
     """A bar an attempt, a row a step in the plan's order."""
     rows = pandas.DataFrame(list(bars))
     present = [name for name in _STATUS if name in set(rows["status"])]
-    height = min(_TALLEST, 24 * len(order) + 110)  # the axis and the legend stand in it too
-    axis = altair.Axis(labelLimit=200, labelOverlap=True)
+    height = min(_TALLEST, 32 * len(order) + 130)  # the axis and the legend stand in it too
+    axis = altair.Axis(labelLimit=200, labelOverlap=len(order) > _ALL_NAMED)
     chart = (
         altair.Chart(rows)
         .mark_bar(cornerRadius=2)
@@ -76,21 +91,25 @@ def by_provider(rows: Sequence[dict[str, Any]], what: str) -> None:
     st.altair_chart(chart, width="stretch")
 
 
-def series(points: Sequence[Point], name: str, limit: float | None) -> None:
+def series(points: Sequence[Point], target: str, metric: str, limit: float | None) -> None:
     """A metric over time, with its limit where it has one."""
+    unit = 1.0
+    for ending, shown in (("_bytes", " (MiB)"), ("_bytes_s", " (MiB/s)")):
+        if metric.endswith(ending):
+            metric, unit = metric.removesuffix(ending) + shown, float(MIB)
     rows = pandas.DataFrame(
         {
             "at": [pandas.Timestamp(one.at, unit="s", tz="UTC") for one in points],
-            "average": [one.average for one in points],
-            "peak": [one.maximum for one in points],
+            "average": [one.average / unit for one in points],
+            "peak": [one.maximum / unit for one in points],
         }
     )
-    base = altair.Chart(rows, title=name).encode(x=altair.X("at:T", title=None))
-    chart: Any = base.mark_line().encode(y=altair.Y("average:Q", title=None)) + base.mark_line(
+    base = altair.Chart(rows, title=f"{target}: {metric.replace('_', ' ')}").encode(x=_times(points))
+    chart: Any = base.mark_line(point=len(points) < _FEW).encode(y=altair.Y("average:Q", title=None)) + base.mark_line(
         opacity=0.35, strokeDash=[3, 3]
     ).encode(y="peak:Q")
     if limit:
-        rule = pandas.DataFrame({"limit": [limit]})
+        rule = pandas.DataFrame({"limit": [limit / unit]})
         chart += altair.Chart(rule).mark_rule(color="#d55e00", strokeDash=[6, 4]).encode(y="limit:Q")
     st.altair_chart(chart.properties(height=220), width="stretch")
 
@@ -103,7 +122,7 @@ def peaks(rows: Sequence[dict[str, Any]]) -> None:
         altair.Chart(frame, title="Peak memory of each run (MiB)")
         .mark_point(filled=True, size=60)
         .encode(
-            x=altair.X("at:T", title=None),
+            x=altair.X("at:T", title=None, axis=altair.Axis(format="%m-%d %H:%M", tickCount=6, labelOverlap=True)),
             y=altair.Y("mb:Q", title=None),
             color=altair.Color("target:N", title=None),
             shape=altair.Shape("target:N", title=None),

@@ -22,7 +22,19 @@ from safesh.errors import SafeshError
 from safesh.metrics.model import ProcessUsage
 from safesh.metrics.monitor import ResourceMonitor
 from safesh.metrics.table import (
-    MARKS, Level, Picture, Pattern, PythonTable, Row, Sort, arrange, grow, is_python, is_streamlit, level, sort_key,
+    MARKS,
+    Level,
+    Pattern,
+    Picture,
+    PythonTable,
+    Row,
+    Sort,
+    arrange,
+    grow,
+    is_python,
+    is_streamlit,
+    level,
+    sort_key,
 )  # fmt: skip
 from safesh.paths import read_private
 
@@ -147,6 +159,7 @@ def overview_rows(found: Instances) -> list[dict[str, Any]]:
             "Up": "" if seen.uptime is None else format_duration(seen.uptime),
             "Restarts": seen.record.get("restarts"),
             "Pid": seen.main[0] if seen.main else None,
+            "": SIGNS[level(seen.usage.cpu_percent if runs else None)],
             "CPU %": seen.usage.cpu_percent if runs else None,
             "CPU": [one.cpu or 0.0 for one in curve],
             "Memory MiB": seen.usage.memory_mb if runs else None,

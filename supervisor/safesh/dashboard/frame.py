@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from typing import Any
 
-import pandas
 import streamlit as st
 
 from safesh.cli import top
 from safesh.dashboard import actions, data
 from safesh.dashboard.settings import Settings
 from safesh.errors import SafeshError
+
+pandas: Any = import_module("pandas")  # without types: they are another package, for a handful of calls
 
 INTERVALS = {"off": None, "2 s": 2.0, "5 s": 5.0, "10 s": 10.0}
 # Each with a text colour of its own, so that both read on a light and on a dark page.
@@ -97,12 +99,18 @@ def table(rows: Sequence[dict[str, Any]], *, key: str, height: int | None = None
         styles = [_PAINT.get(one or "", "") for one in levels]
         styled = shown.style.apply(lambda _column: styles, subset=painted)
         styled = styled.format({name: text for name, text in formats.items() if name in shown.columns}, na_rep="-")
-    size = "auto" if height is None else height
     config = _columns(shown, columns)
-    st.dataframe(styled, hide_index=True, height=size, column_config=config, key=key, placeholder="-")
+    st.dataframe(
+        styled,
+        hide_index=True,
+        height="auto" if height is None else height,
+        column_config=config,
+        key=key,
+        placeholder="-",
+    )
 
 
-def _columns(shown: pandas.DataFrame, more: dict[str, Any]) -> dict[str, Any]:
+def _columns(shown: Any, more: dict[str, Any]) -> dict[str, Any]:
     config: dict[str, Any] = {
         "": st.column_config.TextColumn("", width=30, help="▲▲ over 50 % of a core, ▲ over 20 %, ● below"),
         "CPU %": st.column_config.NumberColumn("CPU %", format="%.1f", width=70, help="100 is one core"),

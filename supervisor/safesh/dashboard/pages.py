@@ -7,13 +7,13 @@ from typing import Any
 
 import streamlit as st
 
-from safesh.clock import format_duration, format_size, format_time, wall
 from safesh.cli import top
+from safesh.clock import format_duration, format_size, format_time, wall
 from safesh.dashboard import actions, charts, data, frame, past, planfolders
 from safesh.dashboard.frame import Stage, escape
 from safesh.errors import SafeshError
 from safesh.metrics.model import MIB
-from safesh.metrics.table import Sort, system_facts, typed_pattern
+from safesh.metrics.table import Sort, level, system_facts, typed_pattern
 
 _SORTS: dict[str, Sort] = {"CPU": "cpu", "Memory": "memory", "Runtime": "time", "Pid": "pid", "Name": "name"}
 _SPANS = {"1 hour": 3600.0, "1 day": 86400.0, "7 days": 604800.0, "90 days": 7776000.0}
@@ -40,9 +40,9 @@ def overview(stage: Stage) -> None:
         frame.table(
             data.overview_rows(found),
             key="overview",
-            CPU=st.column_config.LineChartColumn("CPU", y_min=0, width=75),
-            Memory=st.column_config.LineChartColumn("Memory", y_min=0, width=75),
-            Instance=st.column_config.TextColumn("Instance", width=150),
+            CPU=st.column_config.LineChartColumn("CPU", y_min=0, width=58),
+            Memory=st.column_config.LineChartColumn("Memory", y_min=0, width=58),
+            Instance=st.column_config.TextColumn("Instance", width=120),
         )
         st.caption(f"Seen at {format_time(found.picture.at)}")
 
@@ -160,7 +160,7 @@ def _draw_instance(stage: Stage, key: str) -> None:
     frame.facts([
         ("State", seen.word),
         ("Up", "-" if seen.uptime is None else format_duration(seen.uptime)),
-        ("CPU", "-" if cpu is None else f"{data.SIGNS[data.level(cpu)]} {cpu:.1f} %"),
+        ("CPU", "-" if cpu is None else f"{data.SIGNS[level(cpu)]} {cpu:.1f} %"),
         ("Memory", format_size(seen.usage.memory_mb * MIB)),
         ("Restarts", str(record.get("restarts", "-"))),
         ("Pid", str(seen.main[0]) if seen.main else "-"),
@@ -322,4 +322,4 @@ def history(stage: Stage) -> None:
             Prediction=st.column_config.TextColumn("Prediction", width="large"),
         )
         for one in series if chosen else series[:2]:
-            charts.series(one.points, f"{one.target}: {one.metric.replace('_', ' ')}", one.trend.limit)
+            charts.series(one.points, one.target, one.metric, one.trend.limit)

@@ -86,16 +86,18 @@ def _teller(troubles: list[str]) -> Any:
 
 def _series(history: History, target: str, since: float, config: Config | None) -> list[Series]:
     limits = _limits(config, target)
+    now = wall()  # without an end it would be tomorrow, and what is seen so coarse that a young run is one point
     found = []
     metrics = history.metrics(target)
     metrics.sort(key=lambda name: (_FIRST.index(name) if name in _FIRST else len(_FIRST), name))
     last = history.runs(target, since, 1)
     for metric in metrics:
-        points = history.series(target, metric, since)
+        points = history.series(target, metric, since, now)
         # A restart makes a saw of a leak, so growth is looked for in the last run alone.
-        begin = (last[0]["ended_at"] or 0.0) if last and points and points[-1].at > (last[0]["ended_at"] or 0.0) else 0.0
-        if not begin and last:
-            begin = last[0]["started_at"]
+        begin = 0.0
+        if last and points:
+            ended = last[0]["ended_at"] or 0.0
+            begin = ended if points[-1].at > ended else last[0]["started_at"]
         trend = find_trend(
             points, metric, limit=limits.get(metric), recent=[point for point in points if point.at >= begin]
         )
@@ -181,5 +183,3 @@ def as_csv(runs: Iterable[dict[str, Any]]) -> str:
 
 def _cell(value: Any) -> Any:
     return "'" + value if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value
-
-

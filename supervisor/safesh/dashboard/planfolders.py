@@ -128,9 +128,11 @@ def bars(state: PlanState, now: float) -> list[dict[str, Any]]:
         return []
     found = []
     for step in state.steps.values():
-        tries: list[tuple[Any, Any, str]] = [
-            (one.get("started_at"), one.get("ended_at"), "retried") for one in step.earlier
-        ]
+        tries: list[tuple[Any, Any, str]] = []
+        for one in step.earlier:
+            started, took = one.get("started_at"), one.get("seconds")
+            if isinstance(started, (int, float)) and isinstance(took, (int, float)):
+                tries.append((started, started + took, "retried"))
         tries.append((step.started_at, now if step.status == "running" else step.ended_at, step.status))
         for started, ended, status in tries:
             if isinstance(started, (int, float)) and isinstance(ended, (int, float)) and step.attempt:

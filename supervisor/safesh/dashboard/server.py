@@ -28,7 +28,9 @@ def main() -> None:
         "client.toolbarMode": "minimal",
         "client.showErrorDetails": "none",
         "global.developmentMode": "false",
-        "theme.primaryColor": "#2f7fc1",
+        # Both, because one for all would make every page light.
+        "theme.light.primaryColor": "#2f7fc1",
+        "theme.dark.primaryColor": "#4b9be0",
         "logger.hideWelcomeMessage": "true",
     }
     flags = [f"--{name}={value}" for name, value in options.items()]

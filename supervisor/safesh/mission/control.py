@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from safesh.errors import SafeshError
 from safesh.process.api import ExecutionMode, Options, execute_command
-from safesh.process.managed import kill_process_tree, terminate_managed_process
+from safesh.process.stopping import kill_process_tree, terminate_managed_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable

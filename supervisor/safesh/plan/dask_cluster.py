@@ -315,13 +315,16 @@ class Cluster:
 
     async def _watch(self, run: _Run, key: str, seat: Any) -> None:
         """A seat that ends before we gave its order could not be had."""
+        why = "nobody gave it an order in time"
         try:
-            await seat
-            why = "nobody gave it an order in time"
+            # Not awaited as it is: its result, which is none, would be fetched from the worker.
+            error = await seat.exception()
+            if seat.cancelled():
+                why = f"the scheduler at {self.address} has given its task up"
+            elif error is not None:
+                why = f"dask could not run its task: {type(error).__name__}: {_first_line(error)}"
         except asyncio.CancelledError:
             why = f"the scheduler at {self.address} has given its task up"
-        except Exception as error:
-            why = f"dask could not run its task: {type(error).__name__}: {_first_line(error)}"
         if self.seats.get(key) is run and run.link is None:
             self._finish(run, self._failed(run, why))
 

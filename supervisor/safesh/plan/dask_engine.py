@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import importlib
+import logging
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from safesh.plan.engine import OnEnd, OnStart, StepOrder
 
 LEASE = 10.0
+_THREAD = "safesh-dask"
 _WORKERS = 2
 _CONNECT = 5.0  # seconds for the scheduler to answer
 _CLOSING = 30.0  # seconds beyond lease and grace that ending everything may take
@@ -35,6 +37,11 @@ class ClusterError(SafeshError):
     """The dask cluster cannot be reached, or cannot run steps (EX_UNAVAILABLE)."""
 
     exit_code = 69
+
+
+def _not_ours(record: logging.LogRecord) -> bool:
+    """Dask prints to stderr, through a live table, what the ends of our steps tell anyway."""
+    return record.threadName != _THREAD
 
 
 class DaskEngine:
@@ -68,13 +75,16 @@ class DaskEngine:
         self._local: LocalCluster | None = None
         self._closed = False
         self._lock = threading.Lock()
-        if scheduler is None:
-            from safesh.plan.dask_local import LocalCluster
-
-            self._local = LocalCluster(workers)
+        self._muted = logging.getLogger("distributed").handlers[:]
+        for handler in self._muted:
+            handler.addFilter(_not_ours)
         try:
+            if scheduler is None:
+                from safesh.plan.dask_local import LocalCluster
+
+                self._local = LocalCluster(workers)
             self._loop = asyncio.new_event_loop()
-            self._thread = threading.Thread(target=self._serve, name="safesh-dask", daemon=True)
+            self._thread = threading.Thread(target=self._serve, name=_THREAD, daemon=True)
             self._thread.start()
             address = scheduler or (self._local.address if self._local is not None else "")
             self._cluster: Cluster = Cluster(address, self._local, lease)
@@ -107,6 +117,8 @@ class DaskEngine:
             thread.join(5.0)
         if self._local is not None:
             self._local.close()
+        for handler in self._muted:
+            handler.removeFilter(_not_ours)
 
     def start(self, order: StepOrder, on_start: OnStart, on_end: OnEnd) -> None:
         with self._lock:

@@ -5,6 +5,8 @@ They listen on 127.0.0.1 alone and have no dashboard. Whatever becomes of us, th
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import sys
@@ -17,14 +19,16 @@ from safesh.core.contain import RUN_ID, new_run_id
 from safesh.errors import ResourceError
 from safesh.model import StopPolicy
 from safesh.plan.dask_worker import distributed
-from safesh.process import loop
+from safesh.process import background
+from safesh.process.arguments import Plan
 from safesh.process.endings import end_jobs
-from safesh.process.job import Job, Plan
+from safesh.process.job import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 HOST = "127.0.0.1"
+_FOLDER = "safesh-dask-"
 SEATS = 64  # steps of one worker at a time: what a plan may run at once is for its runner to say
 _STOP = StopPolicy(signal="SIGTERM", scope="main", grace=1.0)
 _PATIENCE = 60.0  # seconds for a process to start and be ready
@@ -40,7 +44,7 @@ class LocalCluster:
         self._started = 0
         self._closing = False
         self._replaced: set[str] = set()
-        self.folder = tempfile.mkdtemp(prefix="safesh-dask-")
+        self.folder, self._hold = _make_folder()
         try:
             self.address = self._wait(*self._launch("scheduler", "scheduler"))
             waits = [self._add() for _ in range(workers)]
@@ -84,7 +88,7 @@ class LocalCluster:
         with self._lock:
             self._jobs[name] = job
             self._started += 1
-        loop.run(job)
+        background.run(job)
         job.when_done(ready.set)
         return name, ready, said
 
@@ -120,6 +124,30 @@ class LocalCluster:
         for job in jobs:
             job.wait(max(0.0, began + 10 - monotonic()))
         shutil.rmtree(self.folder, ignore_errors=True)
+        os.close(self._hold)
+
+
+def _make_folder() -> tuple[str, int]:
+    """A folder for the workers, and a lock on it; those of runners that were killed are cleared away first."""
+    for old in glob.glob(os.path.join(glob.escape(tempfile.gettempdir()), _FOLDER + "*")):
+        try:
+            if os.lstat(old).st_uid != os.getuid():
+                continue
+            fd = os.open(os.path.join(old, "lock"), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:
+            continue  # just being made, or gone by now
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(old, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
+    folder = tempfile.mkdtemp(prefix=_FOLDER)
+    hold = os.open(os.path.join(folder, ".lock"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(hold, fcntl.LOCK_EX)
+    os.rename(os.path.join(folder, ".lock"), os.path.join(folder, "lock"))  # nobody finds it unlocked
+    return folder, hold
 
 
 # --- in the processes ---------------------------------------------------------------------------

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from safesh.core.contain import RUN_ID
 from safesh.model import StopPolicy
 from safesh.plan.engine import StepEnd
-from safesh.process import loop
+from safesh.process import background, loop
+from safesh.process.arguments import Plan
 from safesh.process.endings import end_jobs
-from safesh.process.job import Job, Plan
+from safesh.process.job import Job
 
 if TYPE_CHECKING:
     from safesh.plan.engine import OnEnd, OnStart, StepOrder
@@ -45,7 +46,7 @@ class LocalEngine:
         with self._lock:
             self._jobs[order.step.id] = job
         try:
-            loop.run(job)
+            background.run(job)
         finally:
             os.close(job.plan.output_fd)
         if job.pid:

@@ -140,7 +140,7 @@ class ExecutionMonitor:
         with self._lock:
             step = self._step(step_id)
             news = told.get("message", step.message) != step.message
-            before = (step.tokens, step.cost, step.progress, step.pid, step.bad_reports)
+            before = (step.tokens, step.cost, step.progress, step.bad_reports)
             self.state.spend(step, told.get("tokens"), told.get("cost"))
             step.progress = told.get("progress", step.progress)
             step.message = told.get("message", step.message)
@@ -149,7 +149,7 @@ class ExecutionMonitor:
             if bad_reports is not None and bad_reports != step.bad_reports:
                 self.state.totals.bad_reports += bad_reports - step.bad_reports
                 step.bad_reports, step.bad_report = bad_reports, bad_report
-            if news or before != (step.tokens, step.cost, step.progress, step.pid, step.bad_reports):
+            if news or before != (step.tokens, step.cost, step.progress, step.bad_reports):
                 self._changed("step_updated", step, news=news)
 
     def note_process(self, step_id: str, pid: int, run_id: str = "") -> None:
@@ -327,11 +327,9 @@ class ExecutionMonitor:
         atexit.unregister(self.stop_monitoring)
         shower.stop()
 
-    def print_final_summary(
-        self, *, critical_path: float | None = None, files: Mapping[str, str] | None = None
-    ) -> None:
+    def print_final_summary(self, *, least: float | None = None, files: Mapping[str, str] | None = None) -> None:
         """Stop, and tell how the plan went: the root failure first, with the last lines of its log; totals; what was
-        gained against running the steps one by one. critical_path: seconds below which no schedule could have come;
+        gained against running the steps one by one. least: seconds below which no schedule could have come;
         files: what -> path, of the results. In ``json`` it is one more object, in ``quiet`` only failures are told."""
         self.stop_monitoring()
         output = self._stream()
@@ -339,7 +337,7 @@ class ExecutionMonitor:
             return
         with self._lock:
             if self._progress == "json":
-                told = summary.as_json(self.state, self.now(), critical_path=critical_path, files=files or {})
+                told = summary.as_json(self.state, self.now(), least=least, files=files or {})
             elif self._progress == "quiet" and not self.state.totals.failed:
                 return
             else:
@@ -347,9 +345,7 @@ class ExecutionMonitor:
                 look = Look.of(output, cursor=cursor, colour=self._colour)
                 width = Screen(output).size()[0] if cursor else 0
                 told = "\n".join(
-                    summary.compose(
-                        self.state, self.now(), look=look, width=width, critical_path=critical_path, files=files or {}
-                    )
+                    summary.compose(self.state, self.now(), look=look, width=width, least=least, files=files or {})
                 )
         put(output, told + "\n")
 

@@ -26,7 +26,7 @@ def compose(
     *,
     look: Look,
     width: int = 0,
-    critical_path: float | None = None,
+    least: float | None = None,
     files: Mapping[str, str] | None = None,
 ) -> list[str]:
     """The summary's lines. width: columns to cut the log's lines to, 0 for no limit."""
@@ -43,7 +43,7 @@ def compose(
         worst = max(state.steps.values(), key=lambda step: step.bad_reports)
         reason = f" (most by {clean(worst.id)}: {first_line(worst.bad_report)})"
         lines.append(look.style(f"Bad report lines: {totals.bad_reports:,}{reason}", "warn"))
-    lines += _gain(state, elapsed, critical_path)
+    lines += _gain(state, elapsed, least)
     for name, path in (files or {}).items():
         lines.append(f"{clean(name)}: {clean(path)}")
     return lines
@@ -92,15 +92,15 @@ def _names(state: PlanState, status: Any) -> str:
     return ", ".join(names) + (f" and {len(group) - 8:,} more" if len(group) > 8 else "")
 
 
-def _gain(state: PlanState, elapsed: float, critical_path: float | None) -> list[str]:
+def _gain(state: PlanState, elapsed: float, least: float | None) -> list[str]:
     alone = state.totals.step_seconds
     if alone <= 0 or elapsed <= 0:
         return []
     text = f"Gain: {alone / elapsed:.2f} times as fast as one by one"
     lines = [f"{text} ({seconds_text(alone)} of steps in {seconds_text(elapsed)})"]
-    if critical_path is not None and critical_path > 0:
-        share = 100 * critical_path / elapsed
-        lines.append(f"Bound: no schedule needs less than {seconds_text(critical_path)}; {share:.0f} % of that speed")
+    if least is not None and least > 0:
+        share = 100 * least / elapsed
+        lines.append(f"Bound: no schedule needs less than {seconds_text(least)}; {share:.0f} % of that speed")
     return lines
 
 
@@ -125,19 +125,19 @@ def tail(path: str, count: int = _LAST_LINES) -> list[str]:
     return [clean(line[:_LINE]) for line in lines if line.strip()][-count:]
 
 
-def figures(state: PlanState, now: float, critical_path: float | None = None) -> dict[str, Any]:
+def figures(state: PlanState, now: float, least: float | None = None) -> dict[str, Any]:
     """The summary's numbers. gain: one-by-one seconds by elapsed ones; bound: the critical path by elapsed seconds."""
     elapsed, alone = state.elapsed(now), state.totals.step_seconds
     return {
         "seconds": elapsed,
         "step_seconds": alone,
         "gain": alone / elapsed if elapsed > 0 and alone > 0 else None,
-        "critical_path": critical_path,
-        "bound": critical_path / elapsed if critical_path and elapsed > 0 else None,
+        "least_seconds": least,
+        "bound": least / elapsed if least and elapsed > 0 else None,
     }
 
 
-def as_json(state: PlanState, now: float, *, critical_path: float | None, files: Mapping[str, str]) -> str:
+def as_json(state: PlanState, now: float, *, least: float | None, files: Mapping[str, str]) -> str:
     """The summary as one JSON object on one line."""
     root = state.root_failure()
     told: dict[str, Any] = {"v": VERSION, "at": round(now, 3), "event": "plan_summary", "plan": state.plan_id}
@@ -145,5 +145,5 @@ def as_json(state: PlanState, now: float, *, critical_path: float | None, files:
     if root is not None:
         last = list(root.last_lines) or tail(root.log)
         told["root_failure"] = {"id": root.id, "error": root.error, "log": root.log, "last_lines": last}
-    told |= {"totals": state.totals.to_dict(), **figures(state, now, critical_path), "files": dict(files)}
+    told |= {"totals": state.totals.to_dict(), **figures(state, now, least), "files": dict(files)}
     return json.dumps(told, allow_nan=False)

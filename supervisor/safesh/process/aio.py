@@ -173,7 +173,7 @@ class CommandStream:
             if self._lines:
                 line = self._lines.popleft()
                 if self._job.held_back and len(self._lines) <= _MOST_LINES // 2:
-                    loop.get().resume(self._job)
+                    loop.get().serving.resume(self._job)
                 return line
             if self._done.done():
                 raise StopAsyncIteration
@@ -188,7 +188,7 @@ class CommandStream:
 
     async def write(self, data: str | bytes, *, close: bool = False) -> None:
         """Write to its standard input without blocking the event loop."""
-        from safesh.process.managed import write_to_process
+        from safesh.process.writing import write_to_process
 
         pid = self.pid
         if pid is not None:
@@ -200,7 +200,7 @@ class CommandStream:
         if job is None or done is None or done.done():
             return
         self._lines.clear()
-        loop.get().resume(job)
+        loop.get().serving.resume(job)
         _end(job)
         cancelled = await _outlast(done)
         if cancelled is not None:

@@ -9,10 +9,12 @@ import os
 from typing import IO, TYPE_CHECKING, Any, Literal, TypedDict
 
 from safesh.core.contain import RUN_ID, new_run_id
-from safesh.process import blocking, command, registry
+from safesh.process import beginning, blocking, command, registry
+from safesh.process.arguments import DEFAULT_MAX_OUTPUT, DEFAULT_STOP, Plan
 from safesh.process.command import refuse
+from safesh.process.conclusion import conclude_unstarted
 from safesh.process.errors import InvalidCommand
-from safesh.process.job import DEFAULT_MAX_OUTPUT, DEFAULT_STOP, Job, Plan
+from safesh.process.job import Job
 from safesh.process.result import ExecutionResult
 
 if TYPE_CHECKING:
@@ -239,9 +241,9 @@ def _descriptor(file: Any) -> int:
 def _run(command_: Command, mode: ExecutionMode, options: Mapping[str, Any]) -> ExecutionResult:
     job = begin(command_, mode, options)
     if mode is _PLAIN_MODE and not job.over:
-        from safesh.process import loop
+        from safesh.process import background
 
-        loop.wait_blocking(job)
+        background.wait(job)
     return _given(job, mode)
 
 
@@ -272,24 +274,24 @@ def begin(
     if here and mode is _PLAIN_MODE and plan.limits is None and plan.contain == "session" and plan.on_sample is None:
         _run_here(job)
     else:
-        from safesh.process import loop
+        from safesh.process import background
 
-        loop.run(job)
+        background.run(job)
     return job
 
 
 def _run_here(job: Job) -> None:
     try:
-        if job.begin():
+        if beginning.begin(job):
             registry.add(job)
             if job.plan.logger is not None:
                 job.tell("process_started", command=job.shown, mode=job.plan.mode)
             blocking.drive(job)
         else:
-            job.conclude_unstarted()
+            conclude_unstarted(job)
     except BaseException:
         if not job.over:  # interrupted before anybody looked after it
-            job.abandon()
+            beginning.abandon(job)
         raise
     finally:
         registry.settle(job, keep=False)

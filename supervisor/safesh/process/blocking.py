@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from safesh.clock import monotonic
 from safesh.core.kill import KILL_SECONDS
-from safesh.process.job import DRAIN_SECONDS, SETTLE_SECONDS
+from safesh.process.conclusion import DRAIN_SECONDS, SETTLE_SECONDS, collect, conclude, look_for_exit, time_out
 
 if TYPE_CHECKING:
     from safesh._platform import Handle
@@ -70,7 +70,7 @@ class Drive:
                 if end is not job.feed or job.feed.over:
                     end.close()
         if blind:
-            job.look_for_exit()
+            look_for_exit(job)
 
     def reading(self) -> bool:
         job = self.job
@@ -90,11 +90,11 @@ class Drive:
             self.step(until)
             if until is not None and monotonic() >= until and (not job.exited or self.reading()):
                 if deadline is not None and monotonic() >= deadline:
-                    job.time_out()
+                    time_out(job)
                     job.result.verdict = self.end(job.plan.stop)
                     return
                 break
-        job.collect()
+        collect(job)
         self.end_leftovers()
 
     def end_leftovers(self) -> None:
@@ -104,11 +104,11 @@ class Drive:
         job = self.job
         # With the run's id outside of its group, too: younger than the main process, so seldom anybody to look at.
         if self.reading() or anybody_left(job.pid) or leftovers(Mark(job.pid, job.start_time, job.run_id)):
-            verdict = self.end(job.plan.stop, collect=False)
+            verdict = self.end(job.plan.stop, reap=False)
             if verdict.asked or verdict.killed or verdict.survivors:
                 job.result.leftovers = verdict
 
-    def end(self, policy: StopPolicy, *, now: bool = False, collect: bool = True) -> Verdict:
+    def end(self, policy: StopPolicy, *, now: bool = False, reap: bool = True) -> Verdict:
         """End the tree while its output is still taken, then drain what is left for a bounded time."""
         from safesh.process.ending import Mark, end_runs
 
@@ -124,8 +124,8 @@ class Drive:
         drained_by = monotonic() + DRAIN_SECONDS
         while self.reading() and monotonic() < drained_by:
             self.step(drained_by)
-        if collect and job.look_for_exit():
-            job.collect()
+        if reap and look_for_exit(job):
+            collect(job)
         return verdict
 
 
@@ -146,9 +146,9 @@ def drive(job: Job) -> None:
             job.result.verdict = one.end(job.plan.stop, now=True)
             raise
         finally:
-            job.conclude()
+            conclude(job)
         raise
-    job.conclude()
+    conclude(job)
 
 
 __all__ = ["Drive", "drive"]

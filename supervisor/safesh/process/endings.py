@@ -9,8 +9,8 @@ from safesh.clock import monotonic
 from safesh.core.contain import RUN_ID
 from safesh.core.kill import KILL_SECONDS
 from safesh.model import Verdict
+from safesh.process.conclusion import DRAIN_SECONDS
 from safesh.process.ending import end_runs
-from safesh.process.job import DRAIN_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

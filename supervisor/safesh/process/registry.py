@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from safesh.core import forking
 from safesh.process.errors import NotManaged
+from safesh.process.output import weigh
 
 if TYPE_CHECKING:
     from safesh.process.job import Job
@@ -52,7 +53,7 @@ def settle(job: Job, *, keep: bool) -> None:
         with _lock:
             _drop(job.pid)
             _finished[job.pid] = job
-            job.burden = job.weigh()
+            job.burden = weigh(job)
             _count(job, 1)
             files = _most_files()
             while len(_finished) > _MOST_FINISHED or _held[0] > _MOST_BYTES or _held[1] > files:

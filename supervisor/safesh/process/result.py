@@ -6,6 +6,7 @@ import copy
 from typing import TYPE_CHECKING, Any
 
 from safesh.process.errors import CommandFailed
+from safesh.process.output import collected, decode, is_truncated, show, size_of, tail
 
 if TYPE_CHECKING:
     from typing import Self
@@ -116,7 +117,7 @@ class ExecutionResult:
 
     @property
     def truncated(self) -> bool:
-        return self._job.truncated
+        return is_truncated(self._job)
 
     @property
     def samples(self) -> list[Sample]:
@@ -133,20 +134,20 @@ class ExecutionResult:
 
     @property
     def stdout_bytes(self) -> bytes:
-        return self._job.collected("stdout")
+        return collected(self._job, "stdout")
 
     @property
     def stderr_bytes(self) -> bytes:
-        return self._job.collected("stderr")
+        return collected(self._job, "stderr")
 
     def _read(self, stream: str) -> Any:
         job = self._job
-        size = job.size_of(stream)
+        size = size_of(job, stream)
         known = self._text.get(stream)
         if known is not None and known[0] == size:
             return known[1]
-        data = job.collected(stream)
-        found: Any = data if job.encoding is None else job.decode(data)
+        data = collected(job, stream)
+        found: Any = data if job.encoding is None else decode(job, data)
         self._text[stream] = (size, found)
         return found
 
@@ -184,7 +185,7 @@ class ExecutionResult:
         }
         if output:
             for stream in ("stdout", "stderr"):
-                found[stream] = redact(self._job.show(self._job.collected(stream)))
+                found[stream] = redact(show(self._job, collected(self._job, stream)))
         return found
 
     def __repr__(self) -> str:
@@ -203,9 +204,9 @@ class ExecutionResult:
         if self.error is not None:
             parts.append(f"error={type(self.error).__name__}({redact(str(self.error))!r})")
         for stream in ("stdout", "stderr"):
-            data = self._job.tail(stream, 4 * _SHOWN)
+            data = tail(self._job, stream, 4 * _SHOWN)
             if data:
-                text = redact(self._job.show(data))
+                text = redact(show(self._job, data))
                 parts.append(f"{stream}={text if len(text) <= _SHOWN else '...' + text[-_SHOWN:]!r}")
         return f"ExecutionResult({', '.join(parts)})"
 
@@ -214,7 +215,7 @@ def failure(result: ExecutionResult) -> CommandFailed:
     """The error of a command that ended by itself with something other than 0; the last line of stderr says why."""
     job = result._job
     how = f"killed by {result.signal}" if result.signal else f"exited with code {result.return_code}"
-    last = job.show(job.tail("stderr", 400)).strip().rpartition("\n")[2]
+    last = show(job, tail(job, "stderr", 400)).strip().rpartition("\n")[2]
     error = CommandFailed(job.redact(f"{how}: {last}" if last else how), place=result.command[0], result=result)
     if result.return_code is not None:
         error.exit_code = 128 - result.return_code if result.return_code < 0 else result.return_code

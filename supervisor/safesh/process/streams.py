@@ -209,11 +209,6 @@ class Feed:
         return self.fd >= 0 and not self.closing and not self.broken
 
     @property
-    def lost(self) -> bool:
-        """Whether something of what was to be written never will be."""
-        return self.broken or self.waiting > 0
-
-    @property
     def over(self) -> bool:
         """Nothing will be written any more: our end is to be closed."""
         return self.broken or (self.closing and not self._pending and not self._owes_eof)
