@@ -318,7 +318,7 @@ def test_trouble_in_the_loop_ends_the_one_command_and_no_other(monkeypatch: pyte
 
 
 def test_a_system_without_a_thread_to_spare_makes_it_slower_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    wait_until(lambda: loop.get().endings._threads == loop.get().callbacks._threads == 1)
+    wait_until(lambda: loop.get().endings._threads == loop.get().callbacks._threads == 1, 40)
 
     def start(_pool: dispatch.Pool, **_options: Any) -> None:
         raise RuntimeError("can't start new thread")

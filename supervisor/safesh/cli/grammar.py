@@ -359,6 +359,7 @@ _ROWS = (
         codes=(
             ("0", "every step completed"),
             ("1", "a step failed, or was cancelled because of one"),
+            ("69", "no cluster answers, or dask is missing"),
             ("75", "the output folder is in use"),
             ("78", "the plan is wrong"),
             ("130", "interrupted; --resume goes on"),

@@ -96,6 +96,7 @@ def _make(args: dict[str, Any], plan: PlanSpec, lock: int) -> Runner:
         from safesh.plan.dask_engine import DaskEngine
 
         engine = DaskEngine(args["scheduler"] or None)
+        args["jobs"] = args["jobs"] or max(1, int(engine.capacity().get("cpu", 1)))
     monitor = ExecutionMonitor(
         plan.id, plan.description, progress=args["progress"], history=expected.get, colour=not args["no_color"]
     )
@@ -114,7 +115,10 @@ def _run(args: dict[str, Any], lock: int) -> int:
     add_site_packages()
     plan = load_plan(args["target"])
     runner = _make(args, plan, lock)
-    state = runner.run()
+    try:
+        state = runner.run()
+    finally:
+        runner.engine.close(now=False)
     past_times.save(plan, state)
     notifier: Any = runner.options.notify
     if notifier is not None:

@@ -24,8 +24,8 @@ class Orchestrator:
     """Runs plans inside of a program.
 
     jobs: steps at once (0: one a processor); fail_fast: the first failure ends everything; resume: leave out what is
-    done; progress: as for ``ExecutionMonitor``; engine: another place to run steps. Steps are held by keepers, so that
-    none survives this program, however it ends.
+    done; progress: as for ``ExecutionMonitor``; engine: another place to run steps, which is the caller's to
+    close. Steps are held by keepers, so that none survives this program, however it ends.
     """
 
     def __init__(
@@ -95,7 +95,11 @@ class Orchestrator:
         return Runner(plan, output, engine, monitor, options, expected)
 
     def _run(self, runner: Runner) -> PlanState:
-        state = runner.run()
+        try:
+            state = runner.run()
+        finally:
+            if self.engine is None:
+                runner.engine.close(now=False)
         past_times.save(runner.plan, state)
         if isinstance(runner.options.notify, Notifier):
             runner.options.notify.close()
