@@ -18,9 +18,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 AT_ONCE = 4
 # Those that measure, or that need most of the machine, come last and alone.
-ALONE = ("test_bench.py", "test_must_show.py", "test_safe_sh.py")
+ALONE = ("test_bench.py", "test_must_show.py", "test_plan_must_show.py", "test_safe_sh.py")
 # Begun first, so that none of them runs on when all others have ended; then by size.
 LONG = (
+    "test_plan_dask.py",
     "test_faults_runtime.py",
     "test_faults_state.py",
     "test_plan_faults.py",
@@ -32,6 +33,7 @@ LONG = (
     "test_hooks.py",
     "test_doctor.py",
     "test_plan_run.py",
+    "test_mission_environments.py",
     "test_plan_monitor.py",
     "test_process_deadlines.py",
     "test_tree.py",

@@ -168,6 +168,19 @@ def test_a_log_is_shown_without_escapes_and_searched(tmp_path: Path) -> None:
     assert data.log_tail(str(tmp_path / "none.log"), 10) == []
 
 
+def test_a_stop_lists_those_that_depend_on_it_too(home: Home, safe: Safe) -> None:
+    sleep = "command = ['sleep', '1000']"
+    home.write_config(
+        f"[targets.base]\n{sleep}\n[targets.user]\n{sleep}\ndepends_on = ['base']\n[targets.c]\n{sleep}\n"
+    )
+    with safe.started("base"), safe.started("user"), safe.started("c"):
+        seen = {one.name: one for one in data.Source(Settings()).instances().picture.seen}
+        everybody = list(seen.values())
+        assert [one.name for one in actions.ended_with(seen["base"], everybody)] == ["base", "user"]
+        assert [one.name for one in actions.ended_with(seen["user"], everybody)] == ["user"]
+        assert len(actions.victims(actions.ended_with(seen["base"], everybody))) == 2
+
+
 # --- plans ------------------------------------------------------------------------------------
 
 

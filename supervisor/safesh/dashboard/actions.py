@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 from safesh import wire
-from safesh.cli import top
+from safesh.cli import targets, top
 from safesh.dashboard import data
 from safesh.dashboard.settings import TOKEN, Settings
 from safesh.errors import UsageError
@@ -97,6 +97,13 @@ def config_of(seen: top.Seen) -> str:
     return found if os.path.isfile(found) else ""
 
 
+def ended_with(seen: top.Seen, everybody: Sequence[top.Seen]) -> list[top.Seen]:
+    """Whom ``stop`` ends: it, and those whose targets depend on it, where they run."""
+    users = targets.users_of({"config": config_of(seen) or None}, [seen.chosen])
+    records = {one.paths.record for one in users}
+    return [seen, *(one for one in everybody if one.key in records and one.members)]
+
+
 def startable(seen: top.Seen) -> list[str]:
     """The targets that may be started in an instance; none of an ad hoc run, whose command only its start knew."""
     return [spec.name for spec in seen.chosen.specs]
@@ -108,6 +115,6 @@ def victims(instances: Sequence[top.Seen]) -> list[dict[str, Any]]:
     for seen in instances:
         for one in sorted(seen.members, key=lambda member: member.pid):
             row = data.member_row(one)
-            rows.append({"Instance": seen.name, **{key: row[key] for key in ("Pid", "Age", "CPU %", "Memory MiB")},
-                         "Command": row["Command"], "Level": row["Level"]})  # fmt: skip
+            del row["Threads"]
+            rows.append({"Instance": seen.name, **row})
     return rows

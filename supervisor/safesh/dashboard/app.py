@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
 _HERE = os.path.dirname(os.path.abspath(__file__))
 # Streamlit puts a script's own folder first, where our files would stand before others' modules of the same names.
 sys.path[:] = [folder for folder in sys.path if os.path.abspath(folder or ".") != _HERE]
-try:
-    import safesh
-except ImportError:
+if importlib.util.find_spec("safesh") is None:
     sys.path.append(os.path.dirname(os.path.dirname(_HERE)))
-    import safesh  # noqa: F401
 
 import streamlit as st  # noqa: E402
 

@@ -136,11 +136,12 @@ def _buttons(stage: Stage, seen: top.Seen) -> None:
         again = st.button("Restart…", key="restart", icon=":material/restart_alt:", disabled=not alive)
         everything = st.button("Kill all…", key="kill-all", icon=":material/dangerous:")
     if stop or again:
-        fresh = _one(stage.source.instances(0), seen.key)  # who is listed is who is there now
+        now = stage.source.instances(0)  # who is listed is who is there now
+        fresh = _one(now, seen.key)
         if fresh is None or not fresh.members:
             st.info("It does not run any more.")
         elif stop:
-            frame.ask(stage, "stop", [fresh], fresh.name, config)
+            frame.ask(stage, "stop", actions.ended_with(fresh, now.picture.seen), fresh.name, config)
         else:
             frame.ask(stage, "restart", [fresh], fresh.name, config)
     if everything:
