@@ -110,9 +110,7 @@ def _supervisor(stage: Stage, install: bool) -> str:
         print("installing Supervisor from PyPI into .venv-bench ...", flush=True)
         try:
             stage.call([stage.python, "-m", "venv", str(FOLDER)], _INSTALLING)
-            stage.call(
-                [str(commands / "python"), "-m", "pip", "install", "-q", "supervisor"], _INSTALLING, **proxies()
-            )
+            stage.call([str(commands / "python"), "-m", "pip", "install", "-q", "supervisor"], _INSTALLING, **proxies())
         except BaseException:
             shutil.rmtree(FOLDER, ignore_errors=True)
             raise

@@ -346,9 +346,7 @@ def test_the_summary_leads_with_the_root_failure_and_its_last_lines(tmp_path: Pa
     told = b"".join(b"line %d\n" % number for number in range(50))
     log.write_bytes(told + b"50%\r100%\r\n\x1b[31mred\x1b[0m \xff\n\n")
     monitor.state.steps["compile"].log = str(log)
-    lines = summary.compose(
-        monitor.state, monitor.now(), look=PLAIN, least=0.8, files={"Result": "out/result.json"}
-    )
+    lines = summary.compose(monitor.state, monitor.now(), look=PLAIN, least=0.8, files={"Result": "out/result.json"})
     text = "\n".join(lines)
     assert lines[1].startswith("✗ Root failure: compile")
     assert lines[2].strip() == "exit status 2"
