@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from helpers.campaign import full
 from helpers.home import ROBOT, Home, Safe
 from helpers.procs import alive, look, start_of, wait_until
 
@@ -101,6 +102,7 @@ def test_every_page_shows_what_there_is(home: Home, safe: Safe, serve: Serve, ta
         assert str(server.child.pid) not in tab.page.locator("canvas td").all_text_contents()
 
 
+@full
 def test_a_running_plan_is_seen_live(home: Home, safe: Safe, serve: Serve, tab: Any) -> None:
     report = 'echo \'{"progress": 0.5, "message": "half of it"}\' >> $SAFESH_REPORT'
     wait = f"{report}; until test -e go; do sleep 0.1; done"
@@ -120,6 +122,7 @@ def test_a_running_plan_is_seen_live(home: Home, safe: Safe, serve: Serve, tab: 
     tab.check()
 
 
+@full
 def test_the_history_is_downloaded_as_csv(home: Home, safe: Safe, serve: Serve, tab: Any, tmp_path: Path) -> None:
     home.write_config(CONFIG)
     safe("start", "job").check(3)
@@ -203,6 +206,7 @@ def test_a_target_is_started_and_stopped_by_clicking(home: Home, safe: Safe, ser
         safe("stop", "--force", "--now", "clock")
 
 
+@full
 def test_a_start_that_fails_is_told(home: Home, serve: Serve, tab: Any) -> None:
     home.write_config("[targets.lost]\ncommand = ['/nowhere/at-all']\n")
     tab.open(serve(), "instance")
@@ -224,6 +228,7 @@ def test_read_only_has_no_buttons(home: Home, safe: Safe, serve: Serve, tab: Any
         tab.check()
 
 
+@full
 def test_actions_wait_for_the_token(home: Home, serve: Serve, tab: Any) -> None:
     home.write_config(CONFIG)
     server = serve("--token")
@@ -246,6 +251,7 @@ def test_actions_wait_for_the_token(home: Home, serve: Serve, tab: Any) -> None:
 # --- what is wrong --------------------------------------------------------------------------------
 
 
+@full
 def test_no_safe_toml_is_told_with_the_next_step(home: Home, serve: Serve, tab: Any) -> None:
     server = serve()
     for where in ("", "instance"):
@@ -258,6 +264,7 @@ def test_no_safe_toml_is_told_with_the_next_step(home: Home, serve: Serve, tab: 
     tab.check()
 
 
+@full
 def test_a_wrong_safe_toml_is_told_with_its_place(home: Home, serve: Serve, tab: Any) -> None:
     home.write_config("[targets.a]\ncomand = 'x'\n")
     server = serve()
@@ -267,6 +274,7 @@ def test_a_wrong_safe_toml_is_told_with_its_place(home: Home, serve: Serve, tab:
         tab.check()
 
 
+@full
 def test_a_corrupt_record_is_told_by_name(home: Home, safe: Safe, serve: Serve, tab: Any) -> None:
     home.write_config(CONFIG)
     safe("start", "--detach", "job")
@@ -282,6 +290,7 @@ def test_a_corrupt_record_is_told_by_name(home: Home, safe: Safe, serve: Serve, 
         tab.check()
 
 
+@full
 def test_a_damaged_history_is_told(home: Home, safe: Safe, serve: Serve, tab: Any) -> None:
     home.write_config(CONFIG)
     safe("status")
@@ -291,6 +300,7 @@ def test_a_damaged_history_is_told(home: Home, safe: Safe, serve: Serve, tab: An
     tab.check()
 
 
+@full
 @pytest.mark.parametrize("text", ["{half", "[]", '{"v": 99}', '{"v": 1, "plan_id": "x"}', None])
 def test_a_broken_plan_folder_is_told(home: Home, serve: Serve, tab: Any, text: str | None) -> None:
     folder = home.project / "out"
@@ -306,6 +316,7 @@ def test_a_broken_plan_folder_is_told(home: Home, serve: Serve, tab: Any, text: 
 # --- its own life ---------------------------------------------------------------------------------
 
 
+@full
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_server_whole_with_a_tab_open(
     home: Home, serve: Serve, tab: Any, number: signal.Signals

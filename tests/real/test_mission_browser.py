@@ -37,6 +37,15 @@ def _nobody_stays() -> Iterator[None]:
     yield from commands.tidy()
 
 
+@pytest.fixture(autouse=True)
+def _own_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Other tests' browsers leave and take profiles meanwhile. A short name: Chromium makes a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="sft-br") as folder:
+        monkeypatch.setenv("TMPDIR", folder)
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        yield
+
+
 @pytest.fixture
 def runner(home: Home) -> Iterator[TaskRunner]:
     with TaskRunner("d", log=False, thresholds=False) as one:

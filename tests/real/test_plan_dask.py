@@ -17,6 +17,7 @@ import pytest
 pytest.importorskip("distributed")
 
 from helpers import procs
+from helpers.campaign import full
 from helpers.home import CLI, SUPERVISOR, Home, Result
 from helpers.procs import Spawn, wait_until
 from safesh.plan.dask_place import Workers
@@ -243,7 +244,10 @@ def test_a_plan_runs_on_processes_of_our_own_with_logs_and_reports_and_leaves_no
         assert not drive.members()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+@pytest.mark.parametrize(
+    "how",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="frozen", marks=full)],
+)
 def test_a_worker_lost_in_the_middle_of_a_step_has_it_run_again_elsewhere_and_never_twice(
     home: Home, how: signal.Signals
 ) -> None:
@@ -303,6 +307,7 @@ def test_output_and_reports_come_while_the_step_runs(home: Home) -> None:
         assert drive.log("live") == "first\nlast\n"
 
 
+@full
 def test_a_flood_arrives_whole_and_waits_at_its_source(home: Home) -> None:
     size = 64 << 20
     step = f"head -c {size} /dev/zero; until test -e go; do sleep 0.05; done"
@@ -345,6 +350,7 @@ def test_resources_are_those_that_workers_were_started_with(home: Home) -> None:
         assert "w1 (tcp://" in two["error"]
 
 
+@full
 @pytest.mark.parametrize(
     ("how", "nanny"),
     [(signal.SIGKILL, False), (signal.SIGSTOP, False), (signal.SIGKILL, True)],
@@ -372,6 +378,7 @@ def test_a_worker_of_others_lost_in_the_middle_never_runs_a_second_copy_even_whe
         nobody_left(run_id, copies(home)[1][1])
 
 
+@full
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
 def test_when_the_process_beside_a_worker_is_lost_the_keepers_end_the_step_and_it_runs_again(
     home: Home, how: signal.Signals
@@ -399,6 +406,7 @@ def test_a_killed_runner_leaves_no_step_beyond_the_lease_and_the_workers_stay(ho
         wait_until(lambda: len(procs.tree_of(workers[0].pid)) == 1, LEASE + 10, "its host has ended too")
 
 
+@full
 def test_a_frozen_runner_loses_its_lease(home: Home) -> None:
     with cluster(home, "") as (address, _), Drive(home, write_plan(home, alone()), address) as drive:
         drive.opened()
@@ -411,6 +419,7 @@ def test_a_frozen_runner_loses_its_lease(home: Home) -> None:
         never_two(home)
 
 
+@full
 def test_a_scheduler_that_is_killed_ends_the_steps_and_the_plan_says_so(home: Home) -> None:
     with ExitStack() as stack:
         local = ("--host", "127.0.0.1", "--port", "0", "--dashboard-address", "127.0.0.1:0")
@@ -464,6 +473,7 @@ def test_declared_resources_are_asked_of_dask_and_sizes_only_rule_out_what_is_to
     assert Workers("tcp://s", local=True).place(step(gpu=1))[2]
 
 
+@full
 def test_a_worker_without_a_heartbeat_is_given_nothing_until_it_has_one() -> None:
     known = Workers("tcp://s", local=False)
     for now in (0.0, 10.0):
@@ -493,6 +503,7 @@ def test_a_scheduler_that_is_not_there_is_told_in_one_line_within_seconds(home: 
     assert refusal(home, "127.0.0.1:9").startswith("ConfigError 78: --scheduler: '127.0.0.1:9' is no scheduler")
 
 
+@full
 def test_a_cluster_without_workers_and_one_of_another_version_are_refused_by_name(home: Home) -> None:
     with cluster(home) as (address, _), ExitStack() as stack:
         assert "has no worker" in refusal(home, address)
@@ -502,6 +513,7 @@ def test_a_cluster_without_workers_and_one_of_another_version_are_refused_by_nam
         assert "has safesh 0.0.1" in told
 
 
+@full
 def test_a_working_directory_that_a_worker_lacks_is_told_plainly(home: Home) -> None:
     plan = write_plan(home, shell("a", "true", cwd=str(home.project / "not there")))
     with cluster(home, "") as (address, _), Drive(home, plan, address) as drive:
@@ -514,7 +526,9 @@ def test_a_working_directory_that_a_worker_lacks_is_told_plainly(home: Home) -> 
 # --- the command line -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["own cluster", "a scheduler"])
+@pytest.mark.parametrize(
+    "own", [pytest.param(True, id="own cluster"), pytest.param(False, id="a scheduler", marks=full)]
+)
 def test_safe_sh_run_with_dask_completes_and_ctrl_c_ends_the_trees(home: Home, own: bool) -> None:
     with ExitStack() as stack:
         where: list[str] = []

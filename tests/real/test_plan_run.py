@@ -593,3 +593,15 @@ def test_the_example_of_the_manual_runs(plans: Plans) -> None:
     assert plans.output.result()["totals"]["tokens"] == 9600
     assert plans.output.steps()["test"]["attempt"] == 2
     assert float(re.findall(r"Gain: ([\d.]+)", done.out)[0]) > 1
+
+
+# --- room for it ------------------------------------------------------------------------------
+
+
+def test_a_plan_that_does_not_fit_is_refused_when_asked_and_nothing_runs(plans: Plans) -> None:
+    plans.write(sh("a", "echo ran >ran", resources={"memory": "800T"}), resources={"memory": "900T"})
+    refused = plans.run("--if-fits").check(75)
+    assert "does not fit now" in refused.err
+    assert "memory" in refused.err
+    assert not list(plans.folder.rglob("ran"))
+    plans.run().check(0)

@@ -277,9 +277,9 @@ def test_a_kernel_without_memory_or_a_number_is_told(
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="a mount needs root and unshare")
-def test_a_full_disk_costs_the_oldest_output_and_says_so() -> None:
+def test_a_full_disk_costs_the_oldest_output_and_says_so(tmp_path: Path) -> None:
     code = """
-    folder = "/tmp"
+    folder = os.environ["TMPDIR"]
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], check=True)
     one = run("seq 2000000; echo end", BACKGROUND, shell=True, timeout=40)
     other = run("echo x", BACKGROUND, shell=True)
@@ -291,7 +291,7 @@ def test_a_full_disk_costs_the_oldest_output_and_says_so() -> None:
     assert info["lines"] == 2000001 and info["dropped"] > 0, info
     say("ok")
     """
-    environment = {"TMPDIR": "/tmp"}
+    environment = {"TMPDIR": str(tmp_path)}
     with caller(code, prefix=("unshare", "--mount", "--propagation", "private"), extra_env=environment) as child:
         assert finished(child).endswith("ok\n")
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from safesh.metrics.history import History
+    from safesh.metrics.model import SystemSnapshot
     from safesh.model import TargetSpec
+    from safesh.plan.model import PlanSpec
 
 _LOOK_SECONDS = 0.3  # between two looks: how busy processors are shows over time only
 _MIB, _GIB = 1 << 20, 1 << 30
@@ -36,20 +38,13 @@ def check(spec: TargetSpec, *, replacing: bool = False) -> None:
     if not replacing and client.find_holder(InstancePaths.of(spec)) is not None:
         return
     from safesh.metrics.admission import Thresholds, should_execute
-    from safesh.metrics.monitor import ResourceMonitor
 
     asked = spec.admission
     needs: dict[str, Any] = {"target": spec.name}
     for key, name, unit in (("cpu", "cpu", 1), ("memory", "memory_mb", _MIB), ("disk", "disk_gb", _GIB)):
         if amount := getattr(asked, f"needs_{key}"):
             needs[name] = amount / unit
-    monitor = ResourceMonitor(disk_path=spec.cwd, gpu=False)
-    try:
-        monitor.get_resource_snapshot()
-        time.sleep(_LOOK_SECONDS)
-        snapshot = monitor.get_resource_snapshot()
-    finally:
-        monitor.close()
+    snapshot = _look(spec.cwd)
     history, trouble = _open(spec)
     try:
         thresholds = Thresholds(cpu=asked.cpu, memory=asked.memory, disk=asked.disk)
@@ -67,6 +62,38 @@ def check(spec: TargetSpec, *, replacing: bool = False) -> None:
             place=spec.name,
             hint=f"see what runs: safe.sh status; or start it all the same: safe.sh start {spec.name} --anyway",
         )
+
+
+def check_plan(plan: PlanSpec, output: str) -> None:
+    """DoesNotFit where the system has no room for the greediest of the plan's steps, by what they declare."""
+    from safesh.metrics.admission import should_execute
+
+    needs: dict[str, Any] = {}
+    for key, name, unit in (("cpu", "cpu", 0.01), ("memory", "memory_mb", _MIB)):
+        most = max((step.resources.get(key, 0.0) for step in plan.steps), default=0.0)
+        if most:
+            needs[name] = most / unit
+    folder = os.path.abspath(output)
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    may, why = should_execute(needs, snapshot=_look(folder))
+    if not may:
+        raise DoesNotFit(
+            f"does not fit now: {why}", place=plan.id, hint="wait for room, or run it all the same: leave out --if-fits"
+        )
+
+
+def _look(folder: str) -> SystemSnapshot:
+    """How busy the system is; disk: that of ``folder``."""
+    from safesh.metrics.monitor import ResourceMonitor
+
+    monitor = ResourceMonitor(disk_path=folder, gpu=False)
+    try:
+        monitor.get_resource_snapshot()
+        time.sleep(_LOOK_SECONDS)
+        return monitor.get_resource_snapshot()
+    finally:
+        monitor.close()
 
 
 def _open(spec: TargetSpec) -> tuple[History | None, str]:

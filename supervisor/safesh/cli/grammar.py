@@ -348,6 +348,7 @@ _ROWS = (
             Option("--keep-going -k", "a failed step cancels only what depends on it (the default)"),
             Option("--fail-fast", "the first failed step ends everything"),
             Option("--resume", "leave out what is done: same command, inputs and environment"),
+            Option("--if-fits", "only where CPU, memory and disk have room for its greediest step"),
             Option("--dry-run", "show what would run, in which order, and run nothing"),
             Option(
                 "--engine",
@@ -375,7 +376,7 @@ _ROWS = (
             ("0", "every step completed"),
             ("1", "a step failed, or was cancelled because of one"),
             ("69", "no cluster answers, or dask is missing"),
-            ("75", "the output folder is in use"),
+            ("75", "the output folder is in use, or it does not fit now (--if-fits)"),
             ("78", "the plan is wrong"),
             ("130", "interrupted; --resume goes on"),
         ),

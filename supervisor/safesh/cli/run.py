@@ -48,7 +48,11 @@ def _guard(args: dict[str, Any]) -> int:
     from safesh.plan.runner import hold_folder
 
     _check(args)
-    load_plan(args["target"])
+    plan = load_plan(args["target"])
+    if args["if_fits"]:
+        from safesh.cli.admission import check_plan
+
+        check_plan(plan, args["output"])
     held = hold_folder(os.path.abspath(args["output"]))
     os.set_inheritable(held.fd, True)
     os.environ[_GUARD] = f"{os.getpid()}:{held.fd}"
