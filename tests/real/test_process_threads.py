@@ -69,6 +69,25 @@ def in_threads(count: int, work: Callable[[int], None], seconds: float = 60.0) -
     assert not any(thread.is_alive() for thread in threads)
 
 
+# The first one: where others have just left threads behind, it would have to wait for their end.
+def test_a_system_without_a_thread_to_spare_makes_it_slower_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_until(lambda: loop.get().endings._threads == loop.get().callbacks._threads == 1, 40)
+
+    def start(_pool: dispatch.Pool, **_options: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(dispatch.Pool, "_start", start)
+    got: list[str] = []
+    results = [
+        execute_command("echo x; sleep 9 & sleep 0.1", BACKGROUND, shell=True, on_output=got.append) for _ in range(5)
+    ]
+    late = [execute_command("sleep 60", BACKGROUND, timeout=0.3) for _ in range(5)]
+    assert all(one.wait(30).done for one in [*results, *late])
+    assert got == ["x"] * 5
+    assert all(one.timed_out for one in late)
+    assert loop.get().endings._threads == loop.get().callbacks._threads == 1
+
+
 def test_thirty_two_threads_in_all_modes_get_each_their_own_output() -> None:
     def work(number: int) -> None:
         for turn in range(rounds(4, 40)):
@@ -315,24 +334,6 @@ def test_trouble_in_the_loop_ends_the_one_command_and_no_other(monkeypatch: pyte
     assert isinstance(result.wait(10).error, ResourceError)
     assert result.done
     assert communicate_with_process(other.pid or 0, "x\n") == "x\n"
-
-
-def test_a_system_without_a_thread_to_spare_makes_it_slower_and_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    wait_until(lambda: loop.get().endings._threads == loop.get().callbacks._threads == 1, 40)
-
-    def start(_pool: dispatch.Pool, **_options: Any) -> None:
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(dispatch.Pool, "_start", start)
-    got: list[str] = []
-    results = [
-        execute_command("echo x; sleep 9 & sleep 0.1", BACKGROUND, shell=True, on_output=got.append) for _ in range(5)
-    ]
-    late = [execute_command("sleep 60", BACKGROUND, timeout=0.3) for _ in range(5)]
-    assert all(one.wait(30).done for one in [*results, *late])
-    assert got == ["x"] * 5
-    assert all(one.timed_out for one in late)
-    assert loop.get().endings._threads == loop.get().callbacks._threads == 1
 
 
 def test_a_write_to_a_process_that_ends_meanwhile_is_told_and_never_hits_another() -> None:

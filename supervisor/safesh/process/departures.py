@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from safesh.process.timers import Timers
 
 _FEW = 16  # younger processes that are looked at in the loop itself
-_MOST_LOOKED_UP = 16  # of those whose deadline comes at once: who has their output open (a look at all descriptors)
+_LOOK_UP_SECONDS = 0.2  # for all whose deadline comes at once: who has their output open (a look at all descriptors)
 
 
 class Departures:
@@ -34,6 +34,7 @@ class Departures:
         self._endings = endings
         self._lock = threading.Lock()
         self._overdue: list[Job] = []
+        self._looking_up = False
         self._departed: list[Job] = []
 
     def progress(self, job: Job) -> None:
@@ -160,14 +161,16 @@ class Departures:
         """Its deadline has come."""
         with self._lock:
             self._overdue.append(job)
-            if len(self._overdue) > 1:
-                return  # somebody is on the way
+            if self._looking_up:
+                return  # those before it are being looked up; then comes everybody who is due by that time
+            self._looking_up = True
         self._endings.submit(self._end_overdue)
 
     def _end_overdue(self) -> None:
         """Those whose deadline has come, all at the price of one."""
         from safesh.process.endings import end_jobs
 
+        began = monotonic()
         with self._lock:
             overdue, self._overdue = self._overdue, []
         jobs = []
@@ -177,10 +180,17 @@ class Departures:
                     continue
                 job.result.timed_out = True
             jobs.append(job)
-        for job in jobs[:_MOST_LOOKED_UP]:
-            trouble.attempt(lambda job=job: time_out(job))  # type: ignore[misc]
-        for job in jobs[_MOST_LOOKED_UP:]:
-            tell_time_out(job)
+        try:
+            for job in jobs:
+                if monotonic() - began < _LOOK_UP_SECONDS:
+                    trouble.attempt(lambda job=job: time_out(job))  # type: ignore[misc]
+                else:
+                    tell_time_out(job)
+        finally:
+            with self._lock:
+                self._looking_up = bool(self._overdue)
+            if self._looking_up:
+                self._endings.submit(self._end_overdue)
         end_jobs(jobs)
         for job in jobs:
             self._settled(job)  # where somebody outside of the tree, or a survivor, keeps its output open
