@@ -166,7 +166,7 @@ def test_a_target_is_started_and_stopped_by_clicking(home: Home, safe: Safe, ser
     server = serve()
     try:
         tab.open(server, "instance")
-        assert tab.buttons() == ["Start", "Stop…", "Restart…", "Kill all…"]
+        wait_until(lambda: tab.buttons() == ["Start", "Stop…", "Restart…", "Kill all…"], 15, "the buttons")
         tab.click("Start")
         tab.sees("clock: runs, pid")
         pid = pid_of(home, "clock")

@@ -30,6 +30,8 @@ def run(args: dict[str, Any]) -> int:
     """Run a plan. args: see the verb's row in ``grammar``; 0 when every step is completed."""
     if not args["target"]:
         raise UsageError("name the plan", place="run", hint="safe.sh run plan.json --output output/")
+    # Until somebody listens there is nothing to end, and an exception may come out of the middle of any import.
+    _signal.signal(_signal.SIGINT, lambda _number, _frame: os._exit(_INTERRUPTED))
     given = os.environ.pop(_GUARD, "")
     parent, _, lock = given.partition(":")
     if args["dry_run"]:

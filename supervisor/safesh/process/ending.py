@@ -89,8 +89,13 @@ def run_id_of(pid: int) -> str | None:
         if not _platform.HAS_SUBREAPER:  # the portable backend cannot tell such a one from many that are closed to it
             return None
         one = picture(pid)
-        if one is None or one.dead or _platform.cmdline(pid) or others.is_kernel(pid):
+        if one is None or one.dead or others.is_kernel(pid):
             return None
+        if _platform.cmdline(pid):  # past its exec by now; then it has no environment, or had none yet when we looked
+            environment = _platform.environ(pid)
+            if environment is None:
+                return None
+            break
         limit = limit or monotonic() + _EXEC_SECONDS
         if monotonic() >= limit:
             return None
