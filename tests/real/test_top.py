@@ -338,9 +338,8 @@ def test_no_line_is_wider_than_the_window_also_after_a_resize(robot: dict[str, p
     try:
         top.begin()
         top.shell.setwinsize(12, columns)
-        time.sleep(0.1)
-        for _frame in range(3):
-            last = top.frame()
+        procs.wait_until(lambda: max(map(len, top.frame())) <= columns, 10, "a frame for the new window")
+        last = top.frame()
         assert len(last) <= 12
         assert max(map(len, last)) <= columns
         assert any(str(robot["main"].pid) in line for line in last)

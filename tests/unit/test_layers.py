@@ -21,7 +21,7 @@ PACKAGE = SUPERVISOR / "safesh"
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     ("model",),
-    ("clock",),
+    ("clock", "printable"),
     ("paths",),
     ("wire",),
     ("vendor",),

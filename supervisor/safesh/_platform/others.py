@@ -23,6 +23,12 @@ _LINUX = _platform.HAS_SUBREAPER
 if _LINUX:
     from safesh._platform import linux
 
+# The kernel's letters for what a process does (proc_pid_stat(5)) in words.
+STATE_WORDS = {
+    "R": "running", "S": "sleeping", "D": "disk-sleep", "T": "stopped", "t": "tracing-stop", "Z": "zombie",
+    "X": "dead", "x": "dead", "I": "idle", "P": "parked", "K": "wakekill", "W": "waking",
+}  # fmt: skip
+
 _NEAR = 64  # numbers that are tried one by one, rather than list all there are
 _PF_KTHREAD = 0x00200000  # linux/sched.h
 

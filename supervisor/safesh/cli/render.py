@@ -10,6 +10,7 @@ import os
 import sys
 
 from safesh.clock import format_duration, format_size, wall
+from safesh.printable import clean as clean
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,22 +70,6 @@ def glyph(fancy: str, simple: str, stream: TextIO | None = None) -> str:
     """``fancy`` where the stream's encoding can say it, else ``simple``."""
     encoding = getattr(stream or sys.stdout, "encoding", None) or "ascii"
     return fancy if encoding.lower().replace("-", "") in ("utf8", "utf16", "utf32") else simple
-
-
-def clean(text: str) -> str:
-    """One printable line: control characters, line breaks, invisible marks become ``\\n``, ``\\x1b``, ``\\u202e``."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else _visible(letter) for letter in text)
-
-
-def _visible(letter: str) -> str:
-    code = ord(letter)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8 (surrogateescape)
-        return f"\\x{code - 0xDC00:02x}"
-    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(letter) or (
-        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-    )
 
 
 def width_of(text: str) -> int:

@@ -24,11 +24,6 @@ Sort = Literal["cpu", "memory", "time", "pid", "name"]
 HOT, WARM = 50.0, 20.0  # percent of a core
 # Beside the colour, for eyes and terminals that do not tell it.
 MARKS: dict[Level, str] = {"hot": "!!", "warm": "!", "calm": "", "unknown": ""}
-# The kernel's letters (proc_pid_stat(5)) in words.
-STATUS = {
-    "R": "running", "S": "sleeping", "D": "disk-sleep", "T": "stopped", "t": "tracing-stop", "Z": "zombie",
-    "X": "dead", "x": "dead", "I": "idle", "P": "parked", "K": "wakekill", "W": "waking",
-}  # fmt: skip
 
 _PYTHON = re.compile(r"(python|pypy)[\d.]*(-?(dbg|debug|intel64|freethreaded)|[dmtuw]{1,2})?(\.exe)?", re.IGNORECASE)
 _WITH_VALUE = frozenset("WX")  # options of python that take the next word where nothing stands behind the letter
@@ -203,7 +198,12 @@ def _row(one: ProcessUsage) -> Row:
     if argv and is_python(one.name, argv):
         name, rest = script_of(argv)
         script = " ".join([name or f"{os.path.basename(argv[0])} (interactive)", *rest])
-    return Row(usage=one, script=script, status=STATUS.get(one.state, one.state or "?"), level=level(one.cpu_percent))
+    return Row(
+        usage=one,
+        script=script,
+        status=others.STATE_WORDS.get(one.state, one.state or "?"),
+        level=level(one.cpu_percent),
+    )
 
 
 # --- order and trees -------------------------------------------------------------------------------

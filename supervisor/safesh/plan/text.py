@@ -11,6 +11,7 @@ from unicodedata import category, east_asian_width
 
 from safesh.clock import format_duration
 from safesh.plan.state import StepState, StepStatus
+from safesh.printable import clean as clean
 
 # Meaning -> Select Graphic Rendition parameters (ECMA-48). The eight old colours and the terminal's own foreground,
 # never black, white or a background: readable on light and on dark.
@@ -85,22 +86,6 @@ def status_text(step: StepState, look: Look) -> str:
     elif step.status == "skipped" and step.reason:
         words += f": {clean(step.reason)}"
     return f"{mark} {words}"
-
-
-def clean(text: str) -> str:
-    """One printable line: control characters, line breaks, invisible marks and lone surrogates become escapes."""
-    if text.isprintable():
-        return text
-    return "".join(letter if letter.isprintable() else _visible(letter) for letter in text)
-
-
-def _visible(letter: str) -> str:
-    code = ord(letter)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that was no UTF-8 (surrogateescape)
-        return f"\\x{code - 0xDC00:02x}"
-    return {"\n": "\\n", "\t": "\\t", "\r": "\\r"}.get(letter) or (
-        f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-    )
 
 
 def first_line(text: str) -> str:

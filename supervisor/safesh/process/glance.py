@@ -9,15 +9,9 @@ from safesh._platform import others
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# The kernel's letters (proc_pid_stat(5)) in words.
-STATES = {
-    "R": "running", "S": "sleeping", "D": "disk-sleep", "T": "stopped", "t": "tracing-stop", "Z": "zombie",
-    "X": "dead", "x": "dead", "I": "idle", "P": "parked", "K": "wakekill", "W": "waking",
-}  # fmt: skip
-
 
 class Glance(TypedDict):
-    """state: one of the words in ``STATES``; command: the kernel's name for it (15 bytes on Linux); cpu_seconds: user
+    """state: a word of ``others.STATE_WORDS``; command: the kernel's name for it (15 bytes on Linux); cpu_seconds: user
     and system; memory_bytes: resident; started_at: wall time; running: neither a zombie nor being released."""
 
     pid: int
@@ -37,7 +31,7 @@ def glance(pids: Iterable[int]) -> dict[int, Glance]:
         pid: {
             "pid": pid,
             "ppid": one.ppid,
-            "state": STATES.get(one.state, one.state),
+            "state": others.STATE_WORDS.get(one.state, one.state),
             "command": one.command,
             "cpu_seconds": one.cpu_seconds,
             "memory_bytes": one.memory_bytes,
