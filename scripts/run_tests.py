@@ -1,7 +1,8 @@
-"""Run every test file in a pytest of its own, several at a time, and close as pytest does.
+"""Run the test files in pytests of their own, several at a time, and close as pytest does.
 
-Most tests wait for processes, not for the processor, so side by side they take a third of the time. Each pytest checks
-what its own tests leave behind; what only the whole can tell (cgroups, mounts, files in the checkout) is compared here.
+Most tests wait for processes, not for the processor, so side by side they take a third of the time. Small files share a
+pytest, whose own start costs more than most of them. Each pytest checks what its own tests leave behind; what only the
+whole can tell (cgroups, mounts, files in the checkout) is compared here.
 """
 
 from __future__ import annotations
@@ -16,30 +17,39 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-AT_ONCE = 4
+AT_ONCE = 5
+TOGETHER = 4  # pytests that the unit tests are shared out to
 # Those that measure, or that need most of the machine, come last and alone.
 ALONE = ("test_bench.py", "test_must_show.py", "test_plan_must_show.py", "test_safe_sh.py")
 # Begun first, so that none of them runs on when all others have ended; then by size.
 LONG = (
+    "test_dashboard.py",
     "test_plan_dask.py",
-    "test_faults_runtime.py",
+    "test_process_neighbours.py",
+    "test_process_deadlines.py",
+    "test_sampling.py",
+    "test_plan_run.py",
     "test_faults_state.py",
     "test_plan_faults.py",
-    "test_bootstrap.py",
-    "test_holder.py",
-    "test_process_neighbours.py",
-    "test_process_streams.py",
-    "test_sampling.py",
-    "test_hooks.py",
     "test_doctor.py",
-    "test_plan_run.py",
-    "test_mission_environments.py",
-    "test_plan_monitor.py",
-    "test_process_deadlines.py",
-    "test_tree.py",
+    "test_faults_runtime.py",
+    "test_process_streams.py",
+    "test_hooks.py",
+    "test_holder.py",
     "test_limits.py",
     "test_top.py",
+    "test_process_errno.py",
+    "test_helpers.py",
+    "test_tree.py",
+    "test_keeper.py",
+    "test_plan_monitor.py",
+    "test_export.py",
+    "test_bootstrap.py",
+    "test_mission_environments.py",
+    "test_process_asyncio.py",
     "test_health_verb.py",
+    "test_faults_input.py",
+    "test_readiness.py",
 )
 SUMMARY = re.compile(r"(\d+) (passed|failed|error|errors|skipped|xfailed|deselected)")
 
@@ -62,14 +72,40 @@ def turn(file: Path) -> tuple[bool, int, int]:
     return file.name in ALONE, place, -file.stat().st_size
 
 
-class Job:
-    """One pytest over one file."""
+def batches(files: list[Path]) -> list[tuple[Path, ...]]:
+    """Which files share a pytest, in the order of ``turn``: the unit tests, in TOGETHER lots of like size."""
+    lots: list[list[Path]] = [[] for _ in range(TOGETHER)]
+    for file in sorted(files, key=lambda one: one.stat().st_size, reverse=True):
+        if file.parent.name == "unit" and file.name not in (*LONG, *ALONE):
+            min(lots, key=lambda lot: sum(one.stat().st_size for one in lot)).append(file)
+    shared = {file for lot in lots for file in lot}
+    each = [(file,) for file in files if file not in shared]
+    return sorted([*each, *(tuple(lot) for lot in lots if lot)], key=lambda batch: turn(batch[0]))
 
-    def __init__(self, file: Path, options: list[str]) -> None:
-        self.file = file
+
+def named(batch: tuple[Path, ...]) -> str:
+    first = str(batch[0].relative_to(ROOT))
+    return first if len(batch) == 1 else f"{first} and {len(batch) - 1} more"
+
+
+class Job:
+    """One pytest over a batch of files."""
+
+    def __init__(self, files: tuple[Path, ...], options: list[str]) -> None:
+        self.files = files
         self.begun = time.monotonic()
         self.output = tempfile.TemporaryFile()
-        command = [sys.executable, "-m", "pytest", "-q", "--shared", "-p", "no:cacheprovider", *options, str(file)]
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "--shared",
+            "-p",
+            "no:cacheprovider",
+            *options,
+            *map(str, files),
+        ]
         self.process = subprocess.Popen(
             command,
             cwd=ROOT,
@@ -104,19 +140,19 @@ def surroundings() -> set[str]:
 
 
 def main(options: list[str]) -> int:
-    files = sorted((ROOT / "tests").rglob("test_*.py"), key=turn)
+    waiting = batches(list((ROOT / "tests").rglob("test_*.py")))
     before, begun = surroundings(), time.monotonic()
     running: list[Job] = []
     total: dict[str, int] = {}
     failed: list[str] = []
-    again: list[Path] = []
+    again: list[tuple[Path, ...]] = []
     flaky: list[str] = []
     skipped: list[str] = []
-    while files or running:
-        next_to = [*files[:1], *(job.file for job in running)]
-        alone = any(file.name in ALONE or file in again for file in next_to)
-        if files and len(running) < (1 if alone else AT_ONCE):
-            running.append(Job(files.pop(0), options))
+    while waiting or running:
+        next_to = [*waiting[:1], *(job.files for job in running)]
+        alone = any(batch[0].name in ALONE or batch in again for batch in next_to)
+        if waiting and len(running) < (1 if alone else AT_ONCE):
+            running.append(Job(waiting.pop(0), options))
             continue
         done = next((job for job in running if job.process.poll() is not None), None)
         if done is None:
@@ -124,25 +160,25 @@ def main(options: list[str]) -> int:
             continue
         running.remove(done)
         code, text = done.finish()
-        name = done.file.relative_to(ROOT)
+        name = named(done.files)
         closing = text.rstrip().rpartition("\n")[2]
         print(f"{name}: {closing.strip('= ')}", flush=True)
-        if code not in (0, 5) and done.file not in again:
+        if code not in (0, 5) and done.files not in again:
             # Told aloud, and tried once more with the machine to itself: what fails then is broken, what passes
             # then cannot bear company, and the last lines say which it was.
             print(text, flush=True)
-            again.append(done.file)
-            files.append(done.file)
+            again.append(done.files)
+            waiting.append(done.files)
             continue
         for count, what in SUMMARY.findall(closing):
             what = "error" if what == "errors" else what
             total[what] = total.get(what, 0) + int(count)
         skipped += [line for line in text.splitlines() if line.startswith("SKIPPED ")]
         if code not in (0, 5):
-            failed.append(str(name))
+            failed.append(name)
             print(text, flush=True)
-        elif done.file in again:
-            flaky.append(str(name))
+        elif done.files in again:
+            flaky.append(name)
     left = sorted(surroundings() - before)
     for line in skipped:
         print(line)
