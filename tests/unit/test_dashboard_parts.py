@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import io
 import json
 import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import given, strategies
+from hypothesis import settings as settings_of_hypothesis
 
+from helpers.campaign import rounds
 from helpers.home import ROOT, SUPERVISOR, Home, Safe
 from safesh.cli import dashboard as command
 from safesh.cli.dashboard import StreamlitMissing
 from safesh.cli.grammar import VERBS, parse
-from safesh.dashboard import actions, data, past, planfolders, settings
+from safesh.dashboard import actions, data, logs, past, planfolders, search, settings
 from safesh.dashboard.settings import TOKEN, Settings
 from safesh.errors import StateError, UsageError
 from safesh.metrics.model import ProcessUsage
-from safesh.metrics.table import Row, level, typed_pattern
+from safesh.metrics.table import Row, level
 from safesh.plan.state import PlanState, StepState
 
 # --- settings ---------------------------------------------------------------------------------
@@ -37,29 +42,56 @@ def test_the_words_of_the_command_line_are_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("chosen", "told", "admitted"),
+    ("chosen", "told", "admitted", "allowed"),
     [
-        (Settings(), "", True),
-        (Settings(token="secret"), "", False),
-        (Settings(token="secret"), "secre", False),
-        (Settings(token="secret"), "sécret", False),
-        (Settings(token="secret"), " secret\n", True),
-        (Settings(token="secret", read_only=True), "secret", False),
-        (Settings(read_only=True), "", False),
+        (Settings(), "", True, True),
+        (Settings(token="secret"), "", False, False),
+        (Settings(token="secret"), "secre", False, False),
+        (Settings(token="secret"), "sécret\udc80", False, False),
+        (Settings(token="secret"), " secret\n", True, True),
+        (Settings(token="secret", read_only=True), "secret", True, False),
+        (Settings(token="secret", read_only=True), "", False, False),
+        (Settings(read_only=True), "", True, False),
     ],
 )
-def test_who_may_act(chosen: Settings, told: str, admitted: bool) -> None:
+def test_who_may_look_and_who_may_act(chosen: Settings, told: str, admitted: bool, allowed: bool) -> None:
     assert chosen.admits(told) is admitted
+    assert chosen.allows(told) is allowed
+
+
+def test_a_token_is_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[bytes, bytes]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        asked.append((one, other))
+        return False
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    assert not Settings(token="secret").admits("secret")  # nobody but hmac was asked
+    assert asked == [(b"secret", b"secret")]
 
 
 @pytest.mark.parametrize(
-    ("address", "token", "read_only"),
+    ("address", "token", "is_made"),
     [("127.0.0.1", "", False), ("::1", "", False), ("localhost", "", False), ("127.8.8.8", "", False),
      ("0.0.0.0", "", True), (None, "", True), ("192.168.0.7", "", True), ("example.org", "", True),
      ("0.0.0.0", "t", False)],
 )  # fmt: skip
-def test_what_others_can_reach_has_a_token_or_no_actions(address: str | None, token: str, read_only: bool) -> None:
-    assert settings.check_exposure(Settings(token=token), address).read_only is read_only
+def test_what_others_can_reach_gets_a_token(address: str | None, token: str, is_made: bool) -> None:
+    told = settings.check_exposure(Settings(token=token), address)
+    assert (told.token != token) is is_made
+    assert len(told.token) >= 32 or not is_made
+
+
+@pytest.mark.parametrize(
+    ("host", "served"),
+    [("127.0.0.1:8501", True), ("localhost:1", True), ("LOCALHOST", True), ("[::1]:8501", True), ("127.1.2.3", True),
+     ("", True), ("evil.example:8501", False), ("localhost.evil.example", False), ("0.0.0.0:8501", False),
+     ("192.168.0.7:8501", False), ("127.0.0.1.evil.example:8501", False)],
+)  # fmt: skip
+def test_without_a_token_only_this_machines_own_names_are_served(host: str, served: bool) -> None:
+    assert Settings().answers_to(host) is served
+    assert Settings(token="t").answers_to(host)
 
 
 # --- actions ----------------------------------------------------------------------------------
@@ -122,11 +154,11 @@ def row(pid: int, command: str, cpu: float | None = 0.0) -> Row:
 
 def test_processes_are_picked_and_sorted() -> None:
     rows = [row(1, "python3 a.py", 1.0), row(2, "sleep 9", 60.0), row(3, "python3 b.py", 30.0)]
-    picked = data.select(rows, everything=False, pattern=None, sort="cpu")
+    picked = data.select(rows, everything=False, typed="", sort="cpu")
     assert [one.usage.pid for one in picked] == [3, 1]
-    picked = data.select(rows, everything=True, pattern=typed_pattern("SLEEP|a.py"), sort="pid")
+    picked = data.select(rows, everything=True, typed="SLEEP|a.py", sort="pid")
     assert [one.usage.pid for one in picked] == [1, 2]
-    assert data.select(rows, everything=True, pattern=typed_pattern("a.py ["), sort="pid") == []
+    assert data.select(rows, everything=True, typed="a.py [", sort="pid") == []
 
 
 def test_a_mark_stands_beside_each_colour() -> None:
@@ -154,18 +186,66 @@ def test_instances_are_seen_with_their_curves_and_one_look_serves_all(home: Home
         assert tree["Command"] == "sleep 1000"
         (victim,) = actions.victims([clock])
         assert {"Pid", "Age", "CPU %", "Memory MiB", "Command"} <= set(victim)
-        assert [one["event"] for one in data.events(clock.chosen.paths.events, "clock")][-1:]
+        assert [one["event"] for one in logs.events(clock.chosen.paths.events, "clock")][-1:]
+
+
+def test_events_are_told_in_a_line_each(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    killed = [{"pid": 7, "command": "sleep 9", "uid": 0}]
+    told = [
+        {"event": "started", "pid": 7, "command": ["sh", "-c", "echo a"]},
+        {"event": "ended", "verdict": {"target": "x", "killed": killed, "survivors": [], "seconds": 0.2}},
+        {"event": "supervisor_crashed", "traceback": "Traceback (most recent call last):\n  x\nValueError: it\n"},
+        {"event": "other"},
+    ]
+    lines = [json.dumps({"v": 1, "at": 100.0 + n, "instance": "x", "target": "x", **one}) for n, one in enumerate(told)]
+    path.write_text("\n".join([*lines, "{half", '{"v": 1, "at": 1, "instance": "y"}']))
+    path.chmod(0o600)
+    rows = [(row["Event"], row["Details"]) for row in logs.event_rows(str(path), "x")]
+    assert rows == [
+        ("other", ""),
+        ("supervisor_crashed", "traceback: ValueError: it"),
+        ("ended", "verdict: killed=7 sleep 9 seconds=0.2"),
+        ("started", "pid: 7, command: sh -c 'echo a'"),
+    ]
 
 
 def test_a_log_is_shown_without_escapes_and_searched(tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_bytes(b"one\n\x1b[31mTwo\x1b[0m \x07\xff\n\x1b]0;title\x07three[\n")
     path.chmod(0o600)
-    assert data.log_tail(str(path), 10) == ["one", "Two �", "three["]
-    assert data.log_tail(str(path), 10, "two|one") == ["one", "Two �"]
-    assert data.log_tail(str(path), 10, "three[") == ["three["]
-    assert data.log_tail(str(path), 1) == ["three["]
-    assert data.log_tail(str(tmp_path / "none.log"), 10) == []
+    assert logs.log_tail(str(path), 10) == ["one", "Two �", "three["]
+    assert logs.log_tail(str(path), 10, "two|one") == ["one", "Two �"]
+    assert logs.log_tail(str(path), 10, "three[") == ["three["]
+    assert logs.log_tail(str(path), 1) == ["three["]
+    assert logs.log_tail(str(tmp_path / "none.log"), 10) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "b", "B.", "^a|c$", "x(", "(a|b)", "[", "b*$", "a{", "\\d+", "(?P<x>b)", "*", "\0"]
+)
+def test_a_search_finds_what_re_finds_and_takes_no_expression_as_text(text: str) -> None:
+    lines = ["abc", "b.", "", "x(", "12 a{ [", "\0*"]
+    try:
+        wanted = re.compile(text, re.IGNORECASE)
+    except re.error:
+        wanted = re.compile(re.escape(text), re.IGNORECASE)
+    assert search.matches(text, lines) == [number for number, line in enumerate(lines) if wanted.search(line)]
+
+
+def test_a_search_without_an_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "LONGEST", 0.5)
+    with pytest.raises(search.SearchTooLong) as caught:
+        search.matches("(a|aa)+$", ["a" * 60 + "b"])
+    assert "plain text" in caught.value.hint
+
+
+@settings_of_hypothesis(max_examples=rounds(60, 2000), deadline=None)
+@given(strategies.text(max_size=30))
+def test_whatever_is_typed_is_searched_for_without_a_mishap(text: str) -> None:
+    rows = [row(1, "python3 a.py"), row(2, "sleep 9 $(x)")]
+    with suppress(search.SearchTooLong):
+        data.select(rows, everything=True, typed=text, sort="pid")
 
 
 def test_a_stop_lists_those_that_depend_on_it_too(home: Home, safe: Safe) -> None:
@@ -300,7 +380,7 @@ def test_no_port_is_told(home: Home, safe: Safe, port: str) -> None:
 def test_the_data_needs_no_streamlit() -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from safesh.dashboard import actions, data, past, planfolders, settings\n"
+        "from safesh.dashboard import actions, data, logs, past, planfolders, search, settings\n"
         "assert not {'streamlit', 'pandas', 'altair'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(SUPERVISOR)], timeout=60, check=True)
@@ -317,7 +397,7 @@ class Became(Exception):
         ("dashboard --port 0 --token", True, []),
         ("dashboard --port 0 --read-only --plan p --plan q", False, ["--read-only", "--plan", "p", "--plan", "q"]),
         ("dashboard --port 0 --host 0.0.0.0", True, []),
-        ("dashboard --port 0 --host 0.0.0.0 --read-only", False, ["--read-only"]),
+        ("dashboard --port 0 --host 0.0.0.0 --read-only", True, ["--read-only"]),
     ],
 )
 def test_a_token_is_made_where_others_could_act(
@@ -345,7 +425,7 @@ def test_a_token_is_made_where_others_could_act(
     assert isinstance(environment, dict)
     said = capsys.readouterr().err
     assert (TOKEN in environment) is has_token
-    assert ("token for actions: " in said) is has_token
+    assert (": token: " in said) is has_token
     if has_token:
         assert environment[TOKEN] in said
         assert len(environment[TOKEN]) >= 32
@@ -364,3 +444,12 @@ def test_every_line_of_the_page_is_understood() -> None:
         picture = ROOT / "docs" / name
         assert picture.is_file(), f"{name}: see the end of the page"
         assert picture.stat().st_size <= 200 * 1024
+
+
+def test_the_room_signals_nobody_and_knows_no_shell() -> None:
+    """Who ends processes is the command line, in a process of its own; looks go through the package's own API."""
+    for file in sorted((SUPERVISOR / "safesh" / "dashboard").glob("*.py")):
+        text = file.read_text()
+        assert not re.search(r"os\.(kill|killpg|system|popen|waitpid)|import signal|pidfd|shell=|psutil|/proc", text), (
+            file
+        )

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 
 _FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "dashboard")
 _TOKEN = "SAFESH_DASHBOARD_TOKEN"
+_OLDEST = (1, 52)  # of Streamlit: before it, tables had no word for what is not known
 
 
 class StreamlitMissing(SafeshError):
-    """The extra ``dashboard`` is not installed (EX_UNAVAILABLE)."""
+    """The extra ``dashboard`` is not installed, or too old (EX_UNAVAILABLE)."""
 
     exit_code = 69
 
@@ -42,10 +43,10 @@ def run(args: dict[str, Any]) -> NoReturn:
     name = f"[{host}]" if ":" in host else host
     _say(f"dashboard at http://{name}:{port} (Ctrl-C ends)")
     if open_to_others:
-        _say(f"{host} can be reached from other machines: whoever does sees all of it, without a password")
-    if (open_to_others or args["token"]) and not args["read_only"]:
+        _say(f"{host} can be reached from other machines: the pages ask for the token; the connection is not encrypted")
+    if open_to_others or args["token"]:
         environment[_TOKEN] = token = secrets.token_urlsafe(24)
-        _say(f"token for actions: {token}")
+        _say(f"token: {token}")
     _become(host, port, words, environment)
 
 
@@ -57,12 +58,22 @@ def _become(host: str, port: int, words: list[str], environment: Mapping[str, st
 
 def _check_streamlit() -> None:
     vendor.add_site_packages()
+    hint = f"{sys.executable} -m pip install 'streamlit>={'.'.join(map(str, _OLDEST))}'"
     if importlib.util.find_spec("streamlit") is None:
-        raise StreamlitMissing(
-            "Streamlit is not installed",
-            place="dashboard",
-            hint=f"{sys.executable} -m pip install 'streamlit>=1.50'",
-        )
+        raise StreamlitMissing("Streamlit is not installed", place="dashboard", hint=hint)
+    found = _version_of_streamlit()
+    if found and found < _OLDEST:
+        raise StreamlitMissing(f"Streamlit {'.'.join(map(str, found))} is too old", place="dashboard", hint=hint)
+
+
+def _version_of_streamlit() -> tuple[int, ...]:
+    """Its first two numbers; () where it does not tell them."""
+    from importlib import metadata
+
+    try:
+        return tuple(int(part) for part in metadata.version("streamlit").split(".")[:2])
+    except (metadata.PackageNotFoundError, ValueError):
+        return ()
 
 
 def _check_port(host: str, port: int) -> int:

@@ -46,7 +46,7 @@ def command(settings: Settings, verb: Verb, name: str = "", config: str = "") ->
 
 def act(settings: Settings, token: str, verb: Verb, name: str = "", config: str = "") -> Outcome:
     """Do it and tell how it went. UsageError where actions are not allowed."""
-    if not settings.admits(token):
+    if not settings.allows(token):
         raise UsageError("this dashboard is read-only" if settings.read_only else "the token is missing or wrong")
     environment = {key: value for key, value in os.environ.items() if key != TOKEN}
     try:

@@ -12,6 +12,7 @@ import streamlit as st
 from safesh.dashboard.data import Moment
 from safesh.metrics.model import MIB
 from safesh.metrics.rollup import Point
+from safesh.metrics.trends import label
 
 pandas: Any = import_module("pandas")  # without types: they are another package, for a handful of calls
 
@@ -20,9 +21,23 @@ _STATUS = {
     "completed": "#009e73", "running": "#3b8fd1", "failed": "#d55e00", "retried": "#e69f00", "cancelled": "#999999",
     "skipped": "#bbbbbb", "pending": "#dddddd",
 }  # fmt: skip
+_ON_LIGHT = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"]
+_ON_DARK = ["#56b4e9", "#e69f00", "#2fc79a", "#e4a3c6", "#f0e442", "#ff8a3d"]
+_UNITS = {"_bytes": " (MiB)", "_bytes_s": " (MiB/s)", "_percent": " (% of one core)", "_mb": " (MiB)"}
 _TALLEST = 900
 _FEW = 30  # points that are drawn as such: a line through one would not be seen
 _ALL_NAMED = 24  # steps; of more, some rows have no label
+
+
+def _is_dark() -> bool:
+    return st.context.theme.type == "dark"
+
+
+def _show(chart: Any) -> None:
+    """Draw it, with letters that stand out from a light page and from a dark one."""
+    letters = "#d6d7db" if _is_dark() else "#4f535c"
+    chart = chart.configure_axis(labelColor=letters, titleColor=letters).configure_legend(labelColor=letters)
+    st.altair_chart(chart, width="stretch")
 
 
 def live(curve: Sequence[Moment], name: str, what: str) -> None:
@@ -34,12 +49,12 @@ def live(curve: Sequence[Moment], name: str, what: str) -> None:
         }
     )
     chart = (
-        altair.Chart(rows, title=name)
+        altair.Chart(rows, title=name, description=f"{name}, over the last minutes")
         .mark_area(line=True, opacity=0.25)
         .encode(x=_times(curve), y=altair.Y("value:Q", title=None, scale=altair.Scale(zero=True)))
         .properties(height=180)
     )
-    st.altair_chart(chart, width="stretch")
+    _show(chart)
 
 
 def _times(points: Sequence[Moment] | Sequence[Point]) -> altair.X:
@@ -77,7 +92,7 @@ def gantt(bars: Sequence[dict[str, Any]], order: Sequence[str]) -> None:
         )
         .properties(height=height)
     )
-    st.altair_chart(chart, width="stretch")
+    _show(chart)
 
 
 def by_provider(rows: Sequence[dict[str, Any]], what: str) -> None:
@@ -88,15 +103,13 @@ def by_provider(rows: Sequence[dict[str, Any]], what: str) -> None:
         .encode(x=altair.X(f"{what}:Q", title=None), y=altair.Y("Provider:N", sort="-x", title=None))
         .properties(height=34 * len(rows) + 90)
     )
-    st.altair_chart(chart, width="stretch")
+    _show(chart)
 
 
 def series(points: Sequence[Point], target: str, metric: str, limit: float | None) -> None:
     """A metric over time, with its limit where it has one."""
-    unit = 1.0
-    for ending, shown in (("_bytes", " (MiB)"), ("_bytes_s", " (MiB/s)")):
-        if metric.endswith(ending):
-            metric, unit = metric.removesuffix(ending) + shown, float(MIB)
+    unit = float(MIB) if metric.endswith(("_bytes", "_bytes_s")) else 1.0
+    shown = next((name for ending, name in _UNITS.items() if metric.endswith(ending)), "")
     rows = pandas.DataFrame(
         {
             "at": [pandas.Timestamp(one.at, unit="s", tz="UTC") for one in points],
@@ -104,14 +117,14 @@ def series(points: Sequence[Point], target: str, metric: str, limit: float | Non
             "peak": [one.maximum / unit for one in points],
         }
     )
-    base = altair.Chart(rows, title=f"{target}: {metric.replace('_', ' ')}").encode(x=_times(points))
+    base = altair.Chart(rows, title=f"{target}: {label(metric)}{shown}").encode(x=_times(points))
     chart: Any = base.mark_line(point=len(points) < _FEW).encode(y=altair.Y("average:Q", title=None)) + base.mark_line(
         opacity=0.35, strokeDash=[3, 3]
     ).encode(y="peak:Q")
     if limit:
         rule = pandas.DataFrame({"limit": [limit / unit]})
         chart += altair.Chart(rule).mark_rule(color="#d55e00", strokeDash=[6, 4]).encode(y="limit:Q")
-    st.altair_chart(chart.properties(height=220), width="stretch")
+    _show(chart.properties(height=220))
 
 
 def peaks(rows: Sequence[dict[str, Any]]) -> None:
@@ -120,13 +133,13 @@ def peaks(rows: Sequence[dict[str, Any]]) -> None:
     frame["at"] = pandas.to_datetime(frame["at"], unit="s", utc=True)
     chart = (
         altair.Chart(frame, title="Peak memory of each run (MiB)")
-        .mark_point(filled=True, size=60)
+        .mark_point(filled=True, size=60, opacity=1)
         .encode(
             x=altair.X("at:T", title=None, axis=altair.Axis(format="%m-%d %H:%M", tickCount=6, labelOverlap=True)),
             y=altair.Y("mb:Q", title=None),
-            color=altair.Color("target:N", title=None),
+            color=altair.Color("target:N", title=None, scale=altair.Scale(range=_ON_DARK if _is_dark() else _ON_LIGHT)),
             shape=altair.Shape("target:N", title=None),
         )
         .properties(height=220)
     )
-    st.altair_chart(chart, width="stretch")
+    _show(chart)

@@ -6,17 +6,15 @@ Nothing here knows Streamlit, and nothing signals a process.
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from safesh import wire
 from safesh.cli import top
 from safesh.clock import format_duration, monotonic
-from safesh.core import logtail
+from safesh.dashboard import past, search
 from safesh.dashboard.settings import Settings
 from safesh.errors import SafeshError
 from safesh.metrics.model import ProcessUsage
@@ -24,7 +22,6 @@ from safesh.metrics.monitor import ResourceMonitor
 from safesh.metrics.table import (
     MARKS,
     Level,
-    Pattern,
     Picture,
     PythonTable,
     Row,
@@ -36,13 +33,11 @@ from safesh.metrics.table import (
     level,
     sort_key,
 )  # fmt: skip
-from safesh.paths import read_private
 
 KEPT = 360  # points of the live curves: half an hour at 5 s
 SPARK = 60  # of them in a table
+_MOST_REPAIRED = 10
 PRIME = 0.2  # seconds between a first look, which knows no rates, and the second
-_TAIL = 1 << 20  # bytes of a log or of the events that are looked at
-_ESCAPES = dict.fromkeys((*range(9), *range(11, 32), 127, *range(0x80, 0xA0)), "")
 # A mark, for eyes and screens that do not tell the colour, stands beside each of them.
 SIGNS: dict[Level, str] = {"hot": "▲▲", "warm": "▲", "calm": "●", "unknown": "·"}
 assert SIGNS.keys() == MARKS.keys()
@@ -58,10 +53,11 @@ class Moment(NamedTuple):
 
 
 class Instances(NamedTuple):
-    """What runs, at one moment. curves: by an instance's key."""
+    """What runs, at one moment. curves: by an instance's key; frozen: the supervisors that do nothing, likewise."""
 
     picture: top.Picture
     curves: dict[str, list[Moment]]
+    frozen: dict[str, int]
 
 
 class Source:
@@ -75,6 +71,9 @@ class Source:
         self._curves: dict[str, deque[Moment]] = {}
         self._table: PythonTable | None = None
         self._processes: tuple[float, Picture] | None = None
+        self._asked = ResourceMonitor(gpu=False)
+        self._past: tuple[float, float, past.Past] | None = None
+        self._repaired: list[str] = []
 
     def instances(self, max_age: float = 1.0) -> Instances:
         """SafeshError where safe.toml is wrong and never was right; one that breaks later keeps its last sense."""
@@ -96,9 +95,30 @@ class Source:
                 curve.append(Moment(picture.at, usage.cpu_percent, usage.memory_mb, usage.processes))
             for key in self._curves.keys() - {seen.key for seen in picture.seen}:
                 del self._curves[key]
-            found = Instances(picture, {key: list(curve) for key, curve in self._curves.items()})
+            curves = {key: list(curve) for key, curve in self._curves.items()}
+            found = Instances(picture, curves, self._frozen(picture))
             self._seen = (monotonic(), found)
             return found
+
+    def _frozen(self, picture: top.Picture) -> dict[str, int]:
+        found = {}
+        for seen in picture.seen:
+            if seen.report.view.supervisor_alive:
+                pid = seen.record["supervisor"]["pid"]
+                usage = self._asked.get_process_resources(pid)
+                if usage is not None and usage.state in ("T", "t"):
+                    found[seen.key] = pid
+        return found
+
+    def past(self, seconds: float, max_age: float = 1.0) -> past.Past:
+        """The last ``seconds``. ConfigError where safe.toml is wrong."""
+        with self._mutex:
+            if self._past is None or self._past[0] != seconds or monotonic() - self._past[1] >= max_age:
+                found = past.look(self.settings, seconds)
+                # Told once, by whoever came first; the next look finds all in order.
+                self._repaired = (self._repaired + found.repaired)[-_MOST_REPAIRED:]
+                self._past = (seconds, monotonic(), found._replace(repaired=list(self._repaired)))
+            return self._past[2]
 
     def processes(self, max_age: float = 1.0) -> Picture:
         """The system, and all processes but the kernel's, this server and Streamlit."""
@@ -133,6 +153,12 @@ def _words(row: Row) -> list[str]:
 def title(seen: top.Seen) -> str:
     """What a person calls it, unique over all projects."""
     return f"{os.path.basename(seen.chosen.paths.folder)} / {seen.name}"
+
+
+def short(path: str) -> str:
+    """A path with ``~`` for the home folder."""
+    home = os.path.expanduser("~").rstrip("/")
+    return "~" + path[len(home) :] if home and path.startswith(home + "/") else path
 
 
 def health(record: dict[str, Any]) -> str:
@@ -171,10 +197,20 @@ def overview_rows(found: Instances) -> list[dict[str, Any]]:
     return rows
 
 
-def problems(found: Instances) -> list[str]:
-    """One line for each thing that is wrong, with the next command."""
-    told = [found.picture.trouble] if found.picture.trouble else []
-    return told + [f"{title(seen)}: {problem}" for seen in found.picture.seen for problem in seen.report.view.problems]
+def problems(found: Instances, key: str = "") -> list[str]:
+    """One line for each thing that is wrong, with the next command; of one instance alone where its key is given."""
+    told = [] if key or not found.picture.trouble else [found.picture.trouble]
+    for seen in found.picture.seen:
+        if key in ("", seen.key):
+            name = "" if key else f"{title(seen)}: "
+            told += [name + problem for problem in seen.report.view.problems]
+            if seen.key in found.frozen:
+                pid = found.frozen[seen.key]
+                told.append(
+                    f"{name}its supervisor, pid {pid}, is stopped, so nothing is restarted, checked or logged. "
+                    f"Next: kill -CONT {pid} lets it go on"
+                )
+    return told
 
 
 def tree_rows(seen: top.Seen) -> list[dict[str, Any]]:
@@ -230,59 +266,18 @@ def health_rows(record: dict[str, Any], now: float) -> list[tuple[str, str]]:
     return rows
 
 
-def events(path: str, instance: str, most: int = 100) -> list[dict[str, Any]]:
-    """The newest events of an instance, newest first. StateError for a file that is not to be trusted."""
-    found = []
-    for line in reversed(_last_text(path).splitlines()):
-        try:
-            event = wire.loads(line)
-        except ValueError:
-            continue
-        if isinstance(event, dict) and event.get("instance") == instance and isinstance(event.get("at"), (int, float)):
-            found.append(event)
-            if len(found) == most:
-                break
-    return found
-
-
-def _last_text(path: str) -> str:
-    return (read_private(path, 6 << 20) or "")[-_TAIL:]
-
-
-def log_tail(path: str, lines: int, search: str = "") -> list[str]:
-    """The last lines of a log, over its rotated parts; with ``search`` those of them that have it (regex, any case)."""
-    wanted = _pattern(search)
-    return [line for line in map(_plain, logtail.last_lines(path, lines)) if wanted is None or wanted(line)]
-
-
-def _plain(line: str) -> str:
-    """Without colours and cursor movements (ECMA-48), and without any other control character."""
-    if "\x1b" in line:
-        line = re.sub(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-Z\\-_])", "", line)
-    return line.translate(_ESCAPES)
-
-
-def _pattern(text: str) -> Callable[[str], object] | None:
-    if not text:
-        return None
-    try:
-        return re.compile(text, re.IGNORECASE).search
-    except (re.error, OverflowError, RecursionError):
-        return re.compile(re.escape(text), re.IGNORECASE).search
-
-
 # --- processes -------------------------------------------------------------------------------------
 
 
-def select(rows: Iterable[Row], *, everything: bool, pattern: Pattern | None, sort: Sort) -> list[Row]:
-    """Those that a page asks for, in its order."""
-    found = [
-        row
-        for row in rows
-        if (everything or is_python(row.usage.name, _words(row))) and (pattern is None or pattern.matches(row.usage))
-    ]
-    found.sort(key=lambda row: sort_key(row.usage, sort))
-    return found
+def select(rows: Iterable[Row], *, everything: bool, typed: str, sort: Sort) -> list[Row]:
+    """Those that a page asks for, in its order; ``typed`` finds pids, names and commands, as in ``top``.
+
+    SearchTooLong for an expression that does not come to an end.
+    """
+    found = [row for row in rows if everything or is_python(row.usage.name, _words(row))]
+    texts = [text for row in found for text in (f"{row.usage.pid} {row.usage.command}", row.usage.name)]
+    hits = {number // 2 for number in search.matches(typed, texts)}
+    return sorted((found[number] for number in hits), key=lambda row: sort_key(row.usage, sort))
 
 
 def process_rows(rows: Iterable[Row]) -> list[dict[str, Any]]:

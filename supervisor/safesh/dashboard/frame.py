@@ -10,6 +10,7 @@ from typing import Any
 import streamlit as st
 
 from safesh.cli import top
+from safesh.clock import format_time
 from safesh.dashboard import actions, data
 from safesh.dashboard.settings import Settings
 from safesh.errors import SafeshError
@@ -35,6 +36,7 @@ class Stage:
         self.source = source
         self.interval: float | None = None
         self.token = ""
+        self.instance_page: Any = None
 
     @property
     def max_age(self) -> float:
@@ -43,7 +45,7 @@ class Stage:
 
     @property
     def may_act(self) -> bool:
-        return self.settings.admits(self.token)
+        return self.settings.allows(self.token)
 
     def live(self, draw: Callable[[], None]) -> None:
         """Draw a part of the page, and only that part again and again."""
@@ -68,46 +70,85 @@ def escape(text: str) -> str:
     return "".join("\\" + letter if letter in "\\`*_{}[]()#+-.!|~>$:<&" else letter for letter in text)
 
 
-def sidebar(settings: Settings, source: data.Source) -> Stage:
+def is_admitted(settings: Settings) -> bool:
+    """Whether this tab may see anything."""
+    host = st.context.headers.get("Host") or ""
+    return settings.answers_to(host) and settings.admits(_told())
+
+
+def _told() -> str:
+    return str(st.session_state.get("told", ""))
+
+
+def gate(settings: Settings) -> None:
+    """Instead of a page, for who is not admitted (yet)."""
+    if not settings.answers_to(st.context.headers.get("Host") or ""):
+        st.error(
+            "This name is not served: without a token, only this machine's own names are.  \n"
+            "Next: open http://127.0.0.1 with the port, or start it with `--token`.",
+            icon=":material/lock:",
+        )
+        return
+    st.title("Token")
+    told = st.text_input("The token that `safe.sh dashboard` printed", type="password", key="token", autocomplete="off")
+    if told and settings.admits(told):
+        st.session_state["told"] = told
+        st.rerun()
+    if told:
+        st.error("This is not the token.  \nNext: copy it from where `safe.sh dashboard` was started.",
+                 icon=":material/lock:")  # fmt: skip
+
+
+def sidebar(stage: Stage) -> None:
     """The choices that hold for every page."""
-    stage = Stage(settings, source)
+    stage.token = _told()
     with st.sidebar:
         # A widget's own key is forgotten when another page is drawn before it; this one is drawn on all of them.
         chosen = st.segmented_control("Auto-refresh", list(INTERVALS), default="5 s", key="refresh")
         stage.interval = INTERVALS[chosen or "off"]
-        if settings.read_only:
+        if stage.interval is None:
+            st.button("Refresh now", icon=":material/refresh:", key="refresh-now")
+        if stage.settings.read_only:
             st.caption("Read-only: nothing can be started or stopped from here.")
-        elif settings.token:
-            stage.token = st.text_input("Token for actions", type="password", key="token", autocomplete="off")
-            if stage.token and not stage.may_act:
-                st.error("This is not the token that `safe.sh dashboard` printed.")
-            elif not stage.token:
-                st.caption("Start and stop need the token that `safe.sh dashboard` printed.")
-    return stage
 
 
-def table(rows: Sequence[dict[str, Any]], *, key: str, height: int | None = None, **columns: Any) -> None:
-    """A table; a row's ``Level`` colours its mark and its CPU. columns: how a column is shown, by its name."""
+def updated(stage: Stage, at: float, more: str = "") -> None:
+    """When what is shown was looked at."""
+    often = "auto-refresh is off" if stage.interval is None else f"every {stage.interval:g} s"
+    st.caption(f"{more}Updated {format_time(at)}, {often}.")
+
+
+def table(
+    rows: Sequence[dict[str, Any]], *, key: str, height: int | None = None, pick: bool = False, **columns: Any
+) -> int | None:
+    """A table; a row's ``Level`` colours its mark and its CPU. columns: how a column is shown, by its name.
+
+    pick: rows can be clicked; the number of the one that was.
+    """
     if not rows:
-        return
+        return None
     shown = pandas.DataFrame([{name: row[name] for name in row if name != "Level"} for row in rows])
     levels = [row.get("Level") for row in rows]
     painted = [name for name in _PAINTED if name in shown.columns]
-    formats = {"CPU %": "{:.1f}", "Memory MiB": "{:.1f}", "Cost": "{:.4f}"}
+    formats = {"CPU %": "{:.1f}", "Pid": "{:.0f}", "Restarts": "{:.0f}", "Memory MiB": "{:.1f}", "Cost": "{:.4f}"}
     styled: Any = shown
     if painted and any(levels):
         styles = [_PAINT.get(one or "", "") for one in levels]
         styled = shown.style.apply(lambda _column: styles, subset=painted)
         styled = styled.format({name: text for name, text in formats.items() if name in shown.columns}, na_rep="-")
     config = _columns(shown, columns)
-    st.dataframe(
+    options: dict[str, Any] = {"on_select": "rerun", "selection_mode": "single-row"} if pick else {}
+    shown = st.dataframe(
         styled,
         hide_index=True,
         height="auto" if height is None else height,
         column_config=config,
         key=key,
         placeholder="-",
+        **options,
     )
+    picked = shown["selection"]["rows"] if pick else []
+    return int(picked[0]) if picked else None
 
 
 def _columns(shown: Any, more: dict[str, Any]) -> dict[str, Any]:

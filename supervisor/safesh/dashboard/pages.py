@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import html
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
 
 from safesh.cli import top
-from safesh.clock import format_duration, format_size, format_time, wall
-from safesh.dashboard import actions, charts, data, frame, past, planfolders
+from safesh.clock import format_duration, format_size, wall
+from safesh.dashboard import actions, charts, data, frame, logs, past, planfolders
 from safesh.dashboard.frame import Stage, escape
 from safesh.errors import SafeshError
 from safesh.metrics.model import MIB
-from safesh.metrics.table import Sort, level, system_facts, typed_pattern
+from safesh.metrics.table import Sort, level, system_facts
 
 _SORTS: dict[str, Sort] = {"CPU": "cpu", "Memory": "memory", "Runtime": "time", "Pid": "pid", "Name": "name"}
 _SPANS = {"1 hour": 3600.0, "1 day": 86400.0, "7 days": 604800.0, "90 days": 7776000.0}
@@ -37,14 +39,20 @@ def overview(stage: Stage) -> None:
         memory = format_size(sum(one.usage.memory_mb for one in seen) * MIB)
         frame.facts([("Running", f"{running} of {len(seen)}"), ("Processes", str(members)), ("Memory", memory),
                      ("Strays", str(sum(len(one.strays) for one in seen)))])  # fmt: skip
-        frame.table(
+        picked = frame.table(
             data.overview_rows(found),
             key="overview",
-            CPU=st.column_config.LineChartColumn("CPU", y_min=0, width=58),
-            Memory=st.column_config.LineChartColumn("Memory", y_min=0, width=58),
+            pick=True,
+            CPU=st.column_config.LineChartColumn("CPU", y_min=0, width=60),
+            Memory=st.column_config.LineChartColumn("Memory", y_min=0, width=62),
             Instance=st.column_config.TextColumn("Instance", width=120),
+            Up=st.column_config.TextColumn("Up", width=64),
+            Processes=st.column_config.NumberColumn("Processes", width=82),
         )
-        st.caption(f"Seen at {format_time(found.picture.at)}")
+        if picked is not None and picked < len(seen):
+            st.session_state["opened"] = seen[picked].key
+            st.switch_page(stage.instance_page)
+        frame.updated(stage, found.picture.at, "A row's box opens its instance. ")
 
     stage.live(draw)
     if stage.may_act and st.button("Kill all…", icon=":material/dangerous:", key="kill-all"):
@@ -73,9 +81,8 @@ def monitor(stage: Stage) -> None:
 
     def draw() -> None:
         picture = stage.source.processes(stage.max_age)
-        facts = system_facts(picture.system)
-        st.markdown("  \n".join(f"**{escape(label)}** {escape('  ·  '.join(told))}" for label, told in facts))
-        rows = data.select(picture.rows, everything=everything, pattern=typed_pattern(typed), sort=sort)
+        _draw_system(system_facts(picture.system))
+        rows = data.select(picture.rows, everything=everything, typed=typed, sort=sort)
         if rows:
             frame.table(
                 data.process_rows(rows),
@@ -86,12 +93,20 @@ def monitor(stage: Stage) -> None:
             )
         else:
             st.info("No process matches." if typed else "No Python process runs.")
-        st.caption(
-            f"{len(rows)} of {len(picture.rows)} processes, seen at {format_time(picture.at)}. "
-            "CPU: ▲▲ over 50 % of a core, ▲ over 20 %, ● below."
-        )
+        what = f"{len(rows)} of {len(picture.rows)} processes. CPU: ▲▲ over 50 % of a core, ▲ over 20 %, ● below. "
+        frame.updated(stage, picture.at, what)
 
     stage.live(draw)
+
+
+def _draw_system(facts: Sequence[tuple[str, list[str]]]) -> None:
+    """Side by side: what, its first fact large, the others below."""
+    cells = [
+        f"<div><small>{html.escape(label)}</small><b>{html.escape(told[0])}</b>"
+        f"<span>{html.escape(' · '.join(told[1:]))}</span></div>"
+        for label, told in facts
+    ]
+    st.html(f'<div class="facts">{"".join(cells)}</div>')
 
 
 def instance(stage: Stage) -> None:
@@ -107,7 +122,10 @@ def instance(stage: Stage) -> None:
         frame.nothing_here(stage.settings)
         return
     by_key = {one.key: one for one in found.picture.seen}
+    _choose(by_key)
     key = st.selectbox("Instance", list(by_key), format_func=lambda one: data.title(by_key[one]), key="instance")
+    st.query_params["instance"] = _address(by_key[key])
+    st.session_state["last-instance"] = key
     if stage.may_act:
         _buttons(stage, by_key[key])
     stage.live(lambda: _draw_instance(stage, key))
@@ -116,6 +134,22 @@ def instance(stage: Stage) -> None:
     search = left.text_input("Search", placeholder="text or regex", key="search")
     lines = int(right.selectbox("Lines", [50, 200, 1000, 5000], index=1, key="lines"))
     stage.live(lambda: _draw_log(stage, key, lines, search))
+
+
+def _address(seen: top.Seen) -> str:
+    """What stands for it in a page's address: ``?instance=PROJECT/NAME``; NAME alone is understood too."""
+    return f"{os.path.basename(seen.chosen.paths.folder)}/{seen.name}"
+
+
+def _choose(by_key: dict[str, top.Seen]) -> None:
+    """Which instance is shown first: the one clicked, the one in the page's address, else the one shown last."""
+    opened = st.session_state.pop("opened", None)
+    if opened not in by_key and st.session_state.get("instance") in by_key:
+        return
+    told = st.query_params.get("instance")
+    named = [key for key, seen in by_key.items() if told in (_address(seen), seen.name)]
+    wanted = [opened, *named, st.session_state.get("last-instance"), next(iter(by_key))]
+    st.session_state["instance"] = next(key for key in wanted if key in by_key)
 
 
 def _one(found: data.Instances, key: str) -> top.Seen | None:
@@ -152,10 +186,10 @@ def _draw_instance(stage: Stage, key: str) -> None:
     found = stage.source.instances(stage.max_age)
     seen = _one(found, key)
     if seen is None:
-        st.info("It is not known here any more.")
+        st.info("It is not known here any more.  \nNext: choose another one, or look at Overview.")
         return
     record = seen.record
-    for line in seen.report.view.problems:
+    for line in data.problems(found, key):
         st.warning(escape(line), icon=":material/warning:")
     cpu = seen.usage.cpu_percent
     frame.facts([
@@ -169,12 +203,15 @@ def _draw_instance(stage: Stage, key: str) -> None:
         ("Health", data.health(record) or "not checked"),
     ])  # fmt: skip
     curve = found.curves.get(key, [])
-    if len(curve) > 1:
+    if len(curve) < 2:
+        st.caption("The curves begin with the next look." if stage.interval else "Auto-refresh draws curves.")
+    else:
         left, right = st.columns(2)
         with left:
             charts.live(curve, "CPU (% of one core)", "cpu")
         with right:
             charts.live(curve, "Memory (MiB)", "memory_mb")
+    frame.updated(stage, found.picture.at)
     st.subheader("Processes")
     if seen.members:
         frame.table(data.tree_rows(seen), key="tree", Command=st.column_config.TextColumn("Command", width="large"))
@@ -193,20 +230,7 @@ def _draw_health(record: dict[str, Any], now: float) -> None:
 
 def _draw_events(seen: top.Seen) -> None:
     st.subheader("Events")
-    told = data.events(seen.chosen.paths.events, seen.chosen.paths.instance)
-    rows = [
-        {
-            "At": format_time(one["at"]),
-            "Event": str(one.get("event")),
-            "Target": str(one.get("target") or ""),
-            "Details": ", ".join(
-                f"{name}: {value}"
-                for name, value in one.items()
-                if name not in ("v", "at", "event", "target", "instance", "run_id") and value not in (None, "", [], {})
-            ),
-        }
-        for one in told
-    ]
+    rows = logs.event_rows(seen.chosen.paths.events, seen.chosen.paths.instance)
     if rows:
         frame.table(rows, key="events", height=min(38 + 35 * len(rows), 260))
     else:
@@ -219,12 +243,12 @@ def _draw_log(stage: Stage, key: str, lines: int, search: str) -> None:
         return
     record, spec = seen.record, seen.report.spec
     path = record.get("log") or (seen.chosen.paths.log(spec.name) if spec is not None else "")
-    told = data.log_tail(path, lines, search) if path else []
+    told = logs.log_tail(path, lines, search) if path else []
     if told:
         st.code("\n".join(told), language=None, height=360)
     else:
         st.caption("No line has it." if search else "Nothing was printed yet.")
-    st.caption(escape(path))
+    st.caption(escape(data.short(path)))
 
 
 def plans(stage: Stage) -> None:
@@ -239,10 +263,10 @@ def plans(stage: Stage) -> None:
         st.caption(f"Looked in {escape(os.getcwd())} and two levels below")
         return
     folder = st.selectbox("Output folder", folders, format_func=lambda one: os.path.relpath(one), key="plan")
-    stage.live(lambda: _draw_plan(folder))
+    stage.live(lambda: _draw_plan(stage, folder))
 
 
-def _draw_plan(folder: str) -> None:
+def _draw_plan(stage: Stage, folder: str) -> None:
     state = planfolders.load(folder)
     held = planfolders.is_held(folder)
     now = wall()
@@ -253,7 +277,7 @@ def _draw_plan(folder: str) -> None:
     if state.description:
         st.caption(escape(state.description))
     frame.facts([
-        ("Done", f"{totals.done} of {totals.steps}"),
+        ("Ended", f"{totals.done} of {totals.steps}"),
         ("Failed", str(totals.failed)),
         ("Took" if over else "Running for", format_duration(state.elapsed(now))),
         ("Cost", f"{totals.cost:.4f}"),
@@ -284,6 +308,7 @@ def _draw_plan(folder: str) -> None:
         with right:
             charts.by_provider(providers, "Cost")
         frame.table(providers, key="providers")
+    frame.updated(stage, wall())
 
 
 def history(stage: Stage) -> None:
@@ -292,25 +317,35 @@ def history(stage: Stage) -> None:
     left, right = st.columns(2)
     back = _SPANS[left.selectbox("How far back", list(_SPANS), index=2, key="span")]
     try:
-        everything = past.look(stage.settings, back)
+        names = stage.source.past(back, stage.max_age).names
     except SafeshError as error:
         frame.problem(error)
         return
-    target = right.selectbox("Target", ["all", *everything.names], key="history-target")
-    chosen = "" if target == "all" else str(target)
-    runs = [run for run in everything.runs if not chosen or run["target"] == chosen]
-    series = [one for one in everything.series if not chosen or one.target == chosen]
-    for line in everything.troubles:
+    target = right.selectbox("Target", ["all", *names], key="history-target")
+    stage.live(lambda: _draw_history(stage, back, "" if target == "all" else str(target)))
+
+
+def _draw_history(stage: Stage, back: float, chosen: str) -> None:
+    found = stage.source.past(back, stage.max_age)
+    runs = [run for run in found.runs if not chosen or run["target"] == chosen]
+    series = [one for one in found.series if not chosen or one.target == chosen]
+    for line in found.troubles:
         st.error(escape(line), icon=":material/error:")
+    for line in found.repaired:
+        st.warning(escape(line), icon=":material/warning:")
     if not runs and not series:
-        st.info("No history yet: a run is kept when it ends.  \nNext: `safe.sh start TARGET`, or look further back.")
+        if not found.troubles:
+            st.info(
+                "No history yet: a run is kept when it ends.  \nNext: `safe.sh start TARGET`, or look further back."
+            )
         return
     if runs:
         st.subheader("Runs")
         frame.table(past.run_rows(runs), key="runs", height=min(38 + 35 * len(runs), 400))
         st.download_button(
-            "Download as CSV", past.as_csv(runs), "safesh-runs.csv", "text/csv", key="csv", icon=":material/download:"
-        )
+            "Download as CSV", past.as_csv(runs), "safesh-runs.csv", "text/csv", key="csv", icon=":material/download:",
+            on_click="ignore",
+        )  # fmt: skip
     peaks = past.peaks(runs)
     if peaks:
         charts.peaks(peaks)
@@ -324,3 +359,4 @@ def history(stage: Stage) -> None:
         )
         for one in series if chosen else series[:2]:
             charts.series(one.points, one.target, one.metric, one.trend.limit)
+    frame.updated(stage, found.at)

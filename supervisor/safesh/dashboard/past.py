@@ -33,23 +33,26 @@ class Series(NamedTuple):
 
 
 class Past(NamedTuple):
-    """runs: newest first, as ``RUN_FIELDS``; troubles: one line for each folder whose history cannot be read."""
+    """runs: newest first, as ``RUN_FIELDS``; troubles: one line for each folder whose history cannot be read;
+    repaired: one for each that was damaged and has been begun anew by this look; at: wall seconds."""
 
     runs: list[dict[str, Any]]
     series: list[Series]
     names: list[str]
     troubles: list[str]
+    repaired: list[str]
+    at: float
 
 
 def look(settings: Settings, seconds: float, target: str = "") -> Past:
     """The last ``seconds``. target: "" for all. ConfigError where safe.toml is wrong."""
     config = targets.open_config(dict(settings.args))
     since = max(0.0, wall() - seconds)
-    past = Past([], [], [], [])
+    past = Past([], [], [], [], [], wall())
     names: set[str] = set()
     for folder in folders(config):
         try:
-            with History(os.path.join(folder, NAME), on_event=_teller(past.troubles)) as history:
+            with History(os.path.join(folder, NAME), on_event=_teller(past)) as history:
                 history.take_spool()
                 here = history.targets()
                 names.update(here)
@@ -57,7 +60,8 @@ def look(settings: Settings, seconds: float, target: str = "") -> Past:
                 for name in [target] if target in here else [] if target else here:
                     past.series.extend(_series(history, name, since, config))
         except (SafeshError, OSError) as error:
-            past.troubles.append(f"{folder}: {error}")
+            hint = getattr(error, "hint", "")
+            past.troubles.append(f"{error}{f'; next: {hint}' if hint else ''}")
     past.runs.sort(key=lambda one: -one["started_at"])
     past.names.extend(sorted(names))
     return past
@@ -77,9 +81,11 @@ def folders(config: Config | None) -> list[str]:
     return [one for one in every if os.path.lexists(os.path.join(one, NAME)) or spool.is_waiting(one)]
 
 
-def _teller(troubles: list[str]) -> Any:
-    def tell(_event: str, details: dict[str, Any]) -> None:
-        troubles.append(f"{details.get('path')}: {details.get('message')}")
+def _teller(past: Past) -> Any:
+    def tell(event: str, details: dict[str, Any]) -> None:
+        moved = f"; what there was is kept as {details['moved_to']}" if details.get("moved_to") else ""
+        told = past.repaired if event == "history_rebuilt" else past.troubles
+        told.append(f"{details.get('path')}: {details.get('message')}{moved}")
 
     return tell
 
@@ -174,7 +180,7 @@ def peaks(runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 def as_csv(runs: Iterable[dict[str, Any]]) -> str:
     """All fields of the runs, a header first. What a spreadsheet would take for a formula is quoted."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, RUN_FIELDS, lineterminator="\r\n")  # RFC 4180
+    writer = csv.DictWriter(text, RUN_FIELDS, lineterminator="\n")  # as `history --csv`
     writer.writeheader()
     for run in runs:
         writer.writerow({key: _cell(value) for key, value in run.items()})

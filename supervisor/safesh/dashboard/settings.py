@@ -5,8 +5,9 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import os
+import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from safesh.errors import UsageError
 
@@ -16,7 +17,7 @@ TOKEN = "SAFESH_DASHBOARD_TOKEN"  # by the environment: a command line can be re
 @dataclass(frozen=True, slots=True)
 class Settings:
     """config: the safe.toml named on the command line, "" for the one found from the working directory; plans: output
-    folders of ``safe.sh run`` named there; read_only: no actions at all; token: what actions need, "" for nothing."""
+    folders of ``safe.sh run`` named there; read_only: no actions; token: what opens the pages, "" for nothing."""
 
     config: str = ""
     plans: tuple[str, ...] = ()
@@ -29,10 +30,26 @@ class Settings:
         return {"config": self.config or None, "target": None}
 
     def admits(self, told: str) -> bool:
+        """Whether somebody who told this token may see the pages."""
+        # In constant time, so that nobody finds a token letter by letter.
+        return not self.token or hmac.compare_digest(_bytes(told.strip()), _bytes(self.token))
+
+    def allows(self, told: str) -> bool:
         """Whether somebody who told this token may act."""
-        if self.read_only:
-            return False
-        return not self.token or hmac.compare_digest(told.strip().encode(), self.token.encode())
+        return not self.read_only and self.admits(told)
+
+    def answers_to(self, host: str) -> bool:
+        """Whether a browser that calls us by this name (the Host header) is served.
+
+        Without a token it has to be a name of this very machine: a foreign page, whose own name was made to lead here,
+        would otherwise press the buttons in its visitor's browser (DNS rebinding).
+        """
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        return bool(self.token) or not host or is_loopback(name.strip("[]").rstrip(".").lower())
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def read(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
@@ -58,13 +75,17 @@ def read(argv: Sequence[str], environment: Mapping[str, str]) -> Settings:
 
 
 def check_exposure(settings: Settings, address: str | None) -> Settings:
-    """``settings``, without actions where other machines could reach them without a token.
+    """``settings``, with a new token where other machines could reach the pages and nobody has set one.
 
     address: what the server listens at, None or "" for every address. So it is when somebody starts the app by hand.
     """
     if settings.token or is_loopback(address or ""):
         return settings
-    return Settings(settings.config, settings.plans, True, "")
+    return replace(settings, token=new_token())
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(24)
 
 
 def is_loopback(host: str) -> bool:
