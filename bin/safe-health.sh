@@ -42,6 +42,7 @@ if [[ $root == */bin && ! -L $root ]]; then
 else
   root=$root/..
 fi
+[[ $root/ != */../* ]] || root=$(CDPATH='' cd -P -- "$root" && pwd) # as in safe.sh
 
 unknown() {
   printf 'UNKNOWN - %s\n' "$1"

@@ -10,8 +10,8 @@
 #   SAFESH_VENV      the virtual environment (default: .venv in the checkout)
 #   SAFESH_PYTHON    the Python >= 3.11 to make it with (default: the first that PATH offers)
 #
-# A warm call forks nothing (one readlink for every symlink it was called through) and changes neither the
-# working directory nor the environment. Runs on bash 3.2 and later.
+# A warm call forks nothing (one readlink for every symlink it was called through, one subshell where the way to the
+# checkout has a '..') and changes neither the working directory nor the environment. Runs on bash 3.2 and later.
 set -euo pipefail
 
 die() {
@@ -37,6 +37,8 @@ if [[ $root == */bin && ! -L $root ]]; then
 else
   root=$root/..
 fi
+# Python shortens "bin/.." as text, and where bin is a link would look for everything beside it.
+[[ $root/ != */../* ]] || root=$(CDPATH='' cd -P -- "$root" && pwd)
 main=$root/supervisor/safesh/__main__.py
 [[ -f $main ]] || die "$self stands outside of its checkout: there is no $main" \
   'next: call the one in the checkout, or put a symlink to it here instead of a copy'

@@ -25,7 +25,7 @@ import time
 from collections.abc import Mapping
 from typing import NoReturn
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.realpath(__file__)))
 SETUP_CFG = os.path.join(ROOT, "setup.cfg")
 STAMP = ".safesh-stamp"
 FORMAT = "safesh-venv-1"

@@ -13,11 +13,18 @@ monotonic = time.monotonic
 wall = time.time
 
 _LARGEST = 1e300  # seconds; sums and products of it stay finite where they are used
+LONGEST_WAIT = 1e9  # seconds: more than anybody waits, and every system call takes it
+_LONGEST_SHOWN = 1e15  # seconds; damaged files tell of infinity
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _BYTES = {"": 1, "b": 1}
 for _power, _letter in enumerate("kmgt", start=1):
     for _suffix in (_letter, _letter + "b", _letter + "ib"):
         _BYTES[_suffix] = 1024**_power
+
+
+def milliseconds(seconds: float) -> float:
+    """What poll(2) takes, an int of C, so that it does not wake too early; whatever people wrote."""
+    return min(max(0.0, seconds) * 1000 + 1, 2**31 - 1)
 
 
 def parse_duration(value: object, place: str = "") -> float:
@@ -75,7 +82,7 @@ def shown(value: object) -> str:
 
 def format_duration(seconds: float) -> str:
     """Two units at most: ``0.4s``, ``12s``, ``3m 12s``, ``2h 5m``, ``4d 1h``."""
-    seconds = max(0.0, seconds)
+    seconds = min(max(0.0, seconds), _LONGEST_SHOWN)
     if seconds < 9.95:  # above it "10.0s" would be shown
         return f"{seconds:.1f}s"
     whole = max(10, int(seconds))
@@ -97,7 +104,10 @@ def format_size(size: float) -> str:
 
 def format_time(seconds: float) -> str:
     """Local time of a wall-clock reading, ``2026-11-21 14:03:09``."""
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+    except (OverflowError, ValueError, OSError):  # no clock's reading: a damaged file said so
+        return "?"
 
 
 def _split_number(text: str) -> tuple[str, str]:

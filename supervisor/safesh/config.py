@@ -100,13 +100,17 @@ def resolve(config: Config, name: str) -> TargetSpec:
 
 def fingerprint(spec: TargetSpec) -> dict[str, str]:
     """A digest of every key of a resolved target that a start acts on: what differs later has drifted."""
-    from _blake2 import blake2b  # the C half of hashlib, which costs 2 ms
-
     return {
-        key: blake2b(wire.dumps(value).encode(), digest_size=6).hexdigest()
+        key: _digest(wire.dumps(value))
         for key, value in spec.to_dict().items()
         if key not in ("name", "project", "config", "env_file", "admission")
     }
+
+
+def _digest(text: str) -> str:
+    from _blake2 import blake2b  # the C half of hashlib, which costs 2 ms
+
+    return blake2b(text.encode(), digest_size=6).hexdigest()
 
 
 def ad_hoc(name: str, command: list[str], project: str | None = None, config: Config | None = None) -> TargetSpec:
@@ -211,11 +215,9 @@ def _cache_file(path: str) -> str:
 
 
 def _cached(path: str, stamp: list[Any]) -> Config | None:
-    import binascii
-
     try:
         head, _, body = (paths.read_private(_cache_file(path)) or "").partition("\n")
-        if wire.loads(head) != [binascii.crc32(body.encode()), stamp]:
+        if wire.loads(head) != [_digest(body), stamp]:
             return None
         return Config.from_dict(wire.loads(body))
     except (SafeshError, OSError, ValueError, TypeError, AttributeError):
@@ -229,8 +231,6 @@ def _keep(config: Config, stamp: list[Any], info: os.stat_result) -> None:
     not kept: 20 ms covers the kernel's tick, 2 s the filesystems that store whole (or even) seconds. A time in
     the future, from a clock set back, counts as young.
     """
-    import binascii
-
     newest = max(info.st_mtime_ns, info.st_ctime_ns)
     coarse = info.st_mtime_ns % 1_000_000_000 == 0 and info.st_ctime_ns % 1_000_000_000 == 0
     if time.time_ns() - newest < (2_000_000_000 if coarse else 20_000_000):
@@ -240,14 +240,14 @@ def _keep(config: Config, stamp: list[Any], info: os.stat_result) -> None:
         if _stamp(config.path, os.stat(config.path)) != stamp:
             return  # it changed while it was read
         folder = os.path.dirname(file)
-        os.makedirs(paths.state_home(), mode=0o700, exist_ok=True)
+        paths.make_home()
         if not os.path.lexists(folder):
             os.mkdir(folder, 0o700)
         owner = os.lstat(folder)
         if not stat.S_ISDIR(owner.st_mode) or owner.st_uid != os.geteuid() or owner.st_mode & 0o077:
             return
         body = wire.dumps(config)
-        paths.write_private(file, wire.dumps([binascii.crc32(body.encode()), stamp]) + "\n" + body)
+        paths.write_private(file, wire.dumps([_digest(body), stamp]) + "\n" + body)
         _prune(folder)
     except (SafeshError, OSError, ValueError):
         return

@@ -71,3 +71,8 @@ class ResourceError(SafeshError):
     """The system has none left: descriptors, processes, memory, disk (EX_OSERR)."""
 
     exit_code = 71
+
+
+def is_unloadable(error: BaseException) -> bool:
+    """Whether a library that is there could not be loaded: no memory, no descriptor (dlopen(3)). No bug of ours."""
+    return isinstance(error, ImportError) and bool(error.path) and "cannot import name" not in str(error)

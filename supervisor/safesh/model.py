@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Literal, Self, dataclass_transform
+    from typing import Any, ClassVar, Literal, Self, dataclass_transform
 
     State = Literal["idle", "starting", "running", "unhealthy", "stopping", "backoff", "finished", "failed"]
     RestartPolicy = Literal["no", "on-failure", "always"]
@@ -28,33 +28,39 @@ class Record:
     Annotated class attributes are the fields; an attribute with a value is a default.
     """
 
-    if not TYPE_CHECKING:
+    if TYPE_CHECKING:
+        _names: ClassVar[tuple[str, ...]]
+    else:
 
         def __init__(self, **fields):
             names = self.fields()
             for name in fields:
                 if name not in names:
                     raise TypeError(f"{type(self).__name__} has no field {name!r}")
+            own = self.__dict__
             for name in names:
                 if name in fields:
-                    value = fields[name]
+                    own[name] = fields[name]
                 elif hasattr(type(self), name):
                     value = getattr(type(self), name)
                     if isinstance(value, (list, dict)):  # no two records share a default
                         value = value.copy()
                     elif isinstance(value, Record):
                         value = type(value)(**value.__dict__)
+                    own[name] = value
                 else:
                     raise TypeError(f"{type(self).__name__} needs {name!r}")
-                self.__dict__[name] = value
 
     @classmethod
-    def fields(cls) -> list[str]:
+    def fields(cls) -> tuple[str, ...]:
         """The fields' names, those of base classes first."""
-        names: list[str] = []
-        for base in reversed(cls.__mro__):
-            if issubclass(base, Record):
-                names += [name for name in base.__annotations__ if name not in names]
+        names: tuple[str, ...] | None = cls.__dict__.get("_names")
+        if names is None:
+            found: dict[str, None] = {}
+            for base in reversed(cls.__mro__):
+                if issubclass(base, Record):
+                    found |= dict.fromkeys(base.__annotations__)
+            names = cls._names = tuple(found)
         return names
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,7 +90,12 @@ class Record:
         return f"{type(self).__name__}({inside})"
 
 
+_ATOMS = {str, int, float, bool, type(None)}
+
+
 def _plain(value: Any) -> Any:
+    if type(value) in _ATOMS:
+        return value
     if isinstance(value, Record):
         return value.to_dict()
     if isinstance(value, (list, tuple)):

@@ -7,6 +7,7 @@ folder per project, 0700, its files 0600.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import stat
 
@@ -42,24 +43,63 @@ def check_name(name: str, what: str) -> str:
 
 def project_dir(project: str) -> str:
     """The project's folder, made when missing, checked to be ours and closed to others."""
-    home = state_home()
     check_name(project, "a project")
-    path = os.path.join(home, project)
+    path = os.path.join(make_home(), project)
     try:
-        os.makedirs(home, mode=0o700, exist_ok=True)
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:
             pass
         info = os.lstat(path)
     except OSError as error:
-        raise StateError(
-            f"the state folder cannot be made: {error.strerror}",
-            place=error.filename or path,
-            hint="free the path, or set SAFESH_HOME to a folder of yours",
-        ) from None
+        raise _cannot_make(error, path) from None
     _check_folder(path, info)
     return path
+
+
+def make_home() -> str:
+    """The folder of all projects, made when missing; StateError where somebody else could replace what is in it."""
+    home = state_home()
+    try:
+        _check_way(home)
+        os.makedirs(home, mode=0o700, exist_ok=True)
+        link, info = os.lstat(home), os.stat(home)
+    except OSError as error:
+        raise _cannot_make(error, home) from None
+    for owner in (link.st_uid, info.st_uid):
+        if owner not in (0, os.geteuid()):
+            raise _is_theirs(home, owner)
+    return home
+
+
+def _check_way(path: str) -> None:
+    """Another user's symlink on the way would have us make folders and write where that user likes."""
+    above = os.path.dirname(path)
+    while above != path:
+        try:
+            info = os.lstat(above)
+        except FileNotFoundError:
+            pass
+        else:
+            if stat.S_ISLNK(info.st_mode) and info.st_uid not in (0, os.geteuid()):
+                raise _is_theirs(above, info.st_uid)
+        path, above = above, os.path.dirname(above)
+
+
+def _cannot_make(error: OSError, path: str) -> StateError:
+    return StateError(
+        f"the state folder cannot be made: {error.strerror}",
+        place=error.filename or path,
+        hint="free the path, or set SAFESH_HOME to a folder of yours",
+    )
+
+
+def _is_theirs(path: str, owner: int) -> StateError:
+    return StateError(
+        f"belongs to user {owner}, not to you ({os.geteuid()})",
+        place=path,
+        hint="set SAFESH_HOME to a folder of yours",
+    )
 
 
 def _check_folder(path: str, info: os.stat_result) -> None:
@@ -68,11 +108,7 @@ def _check_folder(path: str, info: os.stat_result) -> None:
     if not stat.S_ISDIR(info.st_mode):
         raise StateError("is not a folder", place=path, hint="move it away, or set SAFESH_HOME")
     if info.st_uid != os.geteuid():
-        raise StateError(
-            f"belongs to user {info.st_uid}, not to you ({os.geteuid()})",
-            place=path,
-            hint="set SAFESH_HOME to a folder of yours",
-        )
+        raise _is_theirs(path, info.st_uid)
     if info.st_mode & 0o077:
         os.chmod(path, 0o700)
 
@@ -151,9 +187,12 @@ def write_private(path: str, text: str) -> None:
     temporary = f"{path}.{os.getpid()}.tmp"
     data = text.encode()
     try:
-        # A leftover of a crashed writer with our pid: nobody else writes under this name.
         try:
-            os.unlink(temporary)
+            # A leftover of a crashed writer with our pid. In a folder open to all it may be somebody else's trap.
+            if os.lstat(temporary).st_uid == os.geteuid():
+                os.unlink(temporary)
+            else:
+                temporary = f"{path}.{os.getpid()}.{os.urandom(4).hex()}.tmp"
         except FileNotFoundError:
             pass
         fd = open_private(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -173,6 +212,21 @@ def write_private(path: str, text: str) -> None:
         raise _cannot_use(path, error) from None
 
 
+def check_name_is_ours(path: str) -> None:
+    """StateError where ``path``, in a folder that everybody can write, is another user's already: root could replace
+    it, and would take it from its owner."""
+    try:
+        if not os.stat(os.path.dirname(path)).st_mode & stat.S_IWOTH:
+            return
+        owner = os.lstat(path).st_uid
+    except OSError:
+        return  # nothing there, or the write tells
+    if owner != os.geteuid():
+        raise StateError(
+            f"belongs to user {owner}, not to you ({os.geteuid()})", place=path, hint="name a file in a folder of yours"
+        )
+
+
 def remove(path: str) -> None:
     """Unlink ``path``; it may be gone already."""
     try:
@@ -181,3 +235,17 @@ def remove(path: str) -> None:
         pass
     except OSError as error:
         raise _cannot_use(path, error) from None
+
+
+def set_aside(path: str, fd: int) -> None:
+    """Rename the full file ``path``, which we have open as ``fd``, to ``path``.1, over the one before.
+
+    Not where somebody else is at it or has done it: of two writers that find the same file full, the second would put
+    the new one, a line long, in the old one's place.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the descriptor is closed
+    except BlockingIOError:
+        return
+    if os.path.samestat(os.fstat(fd), os.lstat(path)):
+        os.replace(path, path + ".1")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -40,6 +42,7 @@ from safesh import (
 )
 from safesh.process.result import ExecutionResult
 
+LAST_PID = Path("/proc/sys/kernel/ns_last_pid")
 MODES = tuple(ExecutionMode)
 BLOCKING, BACKGROUND, INTERACTIVE, MONITORED = MODES
 CONTAIN = ("session", "keeper")
@@ -286,6 +289,34 @@ def test_ending_what_has_ended_is_a_success_that_says_so(call: Call) -> None:
     verdict = call(ended())
     assert verdict.ok
     assert verdict.notes == ["it had ended already"]
+
+
+@pytest.mark.pidns
+@pytest.mark.parametrize("call", ENDINGS.values(), ids=ENDINGS)
+def test_whoever_got_the_number_of_an_ended_command_is_left_alone(call: Call) -> None:
+    if not os.access(LAST_PID, os.W_OK):
+        pytest.skip("this kernel does not let pids be chosen (CONFIG_CHECKPOINT_RESTORE)")
+    pid = ended()
+
+    def attempt() -> subprocess.Popen[bytes] | None:
+        LAST_PID.write_text(str(pid - 1), encoding="ascii")
+        process = subprocess.Popen(["sleep", "60"], start_new_session=True)
+        if process.pid == pid:
+            return process
+        process.kill()
+        process.wait()
+        return None
+
+    newcomer = wait_until(attempt, 10)
+    try:
+        verdict = call(pid)
+        assert verdict.ok
+        assert verdict.notes[0].startswith("it had ended already")
+        with pytest.raises(subprocess.TimeoutExpired):
+            newcomer.wait(0.2)
+    finally:
+        newcomer.kill()
+        newcomer.wait()
 
 
 def test_an_ended_command_is_known_until_it_is_cleaned_up() -> None:

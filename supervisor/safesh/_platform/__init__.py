@@ -9,7 +9,8 @@ The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen
   no such way. For samples: it may miss one. ``pss(pid)``, ``open_files(pid) -> int | None``: None when nobody tells.
 - ``io_bytes(pid, alone=False) -> tuple[int, int] | None``: read from and written to storage, waited-for children's
   included; ``alone``: by its first thread. None when nobody tells.
-- ``cmdline(pid) -> list[str]`` (empty when unreadable), ``environ(pid) -> dict | None``.
+- ``cmdline(pid) -> list[str]`` (empty when unreadable), ``environ(pid, having="") -> dict | None``: having: empty at
+  once for one that lacks this variable, for whoever asks all processes for their mark.
 - ``open_handle(pid, start) -> Handle | None``: a handle of exactly that process, None when it is gone.
 - ``open_child(pid, start, fd=-1)``: of our own child that nobody has collected; ``child_opener``: the C function that
   opens its descriptor, or None; ``exit_status(handle) -> int | None``: the wait status of one that somebody else has

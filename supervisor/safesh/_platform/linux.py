@@ -201,11 +201,13 @@ def cmdline(pid: int) -> list[str]:
     return data.removesuffix(b"\0").decode("utf-8", "replace").split("\0")
 
 
-def environ(pid: int) -> dict[str, str] | None:
+def environ(pid: int, having: str = "") -> dict[str, str] | None:
     """The environment a process was started with; None when closed to us or gone."""
     data = _read(f"/proc/{pid}/environ")
     if not data:
         return None
+    if having and f"{having}=".encode() not in data:
+        return {}
     pairs = (item.partition("=") for item in data.decode("utf-8", "replace").split("\0"))
     return {key: value for key, equals, value in pairs if equals}
 

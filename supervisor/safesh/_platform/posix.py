@@ -250,13 +250,15 @@ def cmdline(pid: int) -> list[str]:
     return words
 
 
-def environ(pid: int) -> dict[str, str] | None:
+def environ(pid: int, having: str = "") -> dict[str, str] | None:
     """The environment a process was started with; None when closed to us or gone."""
     psutil = _load()
     try:
         pairs: dict[str, str] = psutil.Process(pid).environ()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
+    if having and having not in pairs:
+        return {} if pairs else None
     return pairs or None
 
 

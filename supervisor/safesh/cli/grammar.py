@@ -277,7 +277,7 @@ _ROWS = (
             ("logs -f headless", "live"),
             ("logs headless -n 1000", "more of it"),
         ),
-        codes=(("0", "shown"), ("2", "no such target")),
+        codes=(("0", "shown"), ("1", "nothing has been printed yet: there is no log"), ("2", "no such target")),
     ),
     Verb(
         "top",
@@ -466,8 +466,8 @@ _ROWS = (
         "show what runs, what it uses and what it did in the browser",
         "Serves pages, at http://127.0.0.1:8501 by default, until Ctrl-C or SIGTERM: every instance, its tree, curves, "
         "health, events and log; the system's processes; plans; past runs. Buttons start, stop and restart after the "
-        "question that the commands ask. Needs Streamlit. Listening beyond loopback, it prints a token, and "
-        "actions ask for it; what the pages show is then open to all who reach it.",
+        "question that the commands ask. Needs Streamlit. Listening beyond loopback, it prints a token, without "
+        "which the pages show and do nothing; the connection is not encrypted.",
         target="",
         options=(
             Option("--port -p", "where to listen, 0 for a free port (default 8501)", kind="count", default=8501),
@@ -491,7 +491,7 @@ _ROWS = (
             ("dashboard", "then open http://127.0.0.1:8501"),
             ("dashboard --port 0", "on a free port, which is printed"),
             ("dashboard --read-only --plan /srv/nightly/output", "to look only, with a plan from elsewhere"),
-            ("dashboard --host 0.0.0.0", "for other machines; actions need the token that is printed"),
+            ("dashboard --host 0.0.0.0", "for other machines; the pages ask for the token that is printed"),
         ),
         codes=(
             ("0", "served until it was told to end"),
@@ -614,7 +614,7 @@ def parse(argv: list[str]) -> Parsed | None:
             options.update((flag, option) for option in verb.options for flag in option.flags)
             continue
         if word == "--":
-            if verb is None or not verb.command or index == len(argv) or len(words) != 1:
+            if verb is None or not verb.command or index == len(argv) or words in ([], [""]) or len(words) > 1:
                 return None
             args["command"] = argv[index:]
             break

@@ -13,7 +13,7 @@ import select
 from safesh import _platform, wire
 from safesh.cli import render, targets, vitals
 from safesh.cli.vitals import CRITICAL, OK, UNKNOWN, WARNING, WORDS, Vitals
-from safesh.clock import format_duration, monotonic
+from safesh.clock import format_duration, milliseconds, monotonic
 from safesh.core.fds import point_stdio_at_null
 from safesh.errors import AlreadyRunning, SafeshError, UsageError
 from safesh.instance import lock as locks
@@ -78,7 +78,7 @@ def _await(args: dict[str, Any], reading: int, limit: float, deadline: float) ->
     watch = select.poll()
     watch.register(reading, select.POLLIN)
     data = b""
-    while watch.poll(max(0.0, deadline + _MARGIN - monotonic()) * 1000):
+    while watch.poll(milliseconds(deadline + _MARGIN - monotonic())):
         chunk = os.read(reading, 65536)
         data += chunk
         while b"\n" in data:

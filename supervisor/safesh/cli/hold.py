@@ -11,6 +11,8 @@ if not __package__:
 
 from safesh import wire
 from safesh.core.fds import close_all_except
+from safesh.core.keeper import tell as answer
+from safesh.errors import ResourceError, is_unloadable
 from safesh.supervise.plan import Plan
 from safesh.supervise.supervisor import Supervisor
 
@@ -27,17 +29,47 @@ def hold(fd: int) -> int:
     close_all_except(ours)
     for number in ours:
         os.set_inheritable(number, False)
-    supervisor = Supervisor(plan, tell if plan.mode == "foreground" else lambda _line: None)
+    supervisor = None
     try:
+        supervisor = Supervisor(plan, tell if plan.mode == "foreground" else lambda _line: None)
         return supervisor.supervise()
-    except Exception:
-        # A bug of ours. Leaving is safe: the keeper ends the tree. But nobody may have to guess why.
+    except Exception as error:
+        if isinstance(error, (OSError, MemoryError)) or is_unloadable(error):
+            # The machine refused what cannot be done without. Leaving is safe: the keeper ends the tree.
+            return _give_up(plan, supervisor, error)
+        # A bug of ours. Leaving is just as safe, but nobody may have to guess why.
         import traceback
 
         text = traceback.format_exc()
-        supervisor.journal.event("supervisor_crashed", traceback=text)
+        if supervisor is not None:
+            supervisor.journal.event("supervisor_crashed", traceback=text)
         tell(text if plan.mode == "foreground" else "")
         return 70
+
+
+def _give_up(plan: Plan, supervisor: Supervisor | None, error: Exception) -> int:
+    """Say so wherever somebody may look for it; the exit status."""
+    what = getattr(error, "strerror", None) or str(error) or "out of memory"
+    why = f"its supervisor gave up: {what} (in {_innermost(error)})"
+    if supervisor is not None:
+        supervisor.journal.event("supervisor_failed", message=why)
+        if supervisor.lock.fd >= 0:
+            supervisor.lock.release()  # whoever hears of it may start again; a keeper that is still at work has its own
+    name = plan.spec["name"]
+    if plan.notify >= 0:
+        failed = {"code": ResourceError.exit_code, "message": why, "place": name}
+        answer(plan.notify, {"failed": {**failed, "hint": f"look: safe.sh status {name}"}})
+    if plan.mode == "foreground":
+        tell(f"{name}: {why}")
+    return ResourceError.exit_code
+
+
+def _innermost(error: BaseException) -> str:
+    """``file.py:line`` of where it was raised."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return f"{os.path.basename(trace.tb_frame.f_code.co_filename)}:{trace.tb_lineno}" if trace is not None else "?"
 
 
 def tell(line: str) -> None:

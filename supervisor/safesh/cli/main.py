@@ -6,7 +6,7 @@ import os
 import sys
 
 from safesh.cli import grammar
-from safesh.errors import ResourceError, SafeshError, StateError, UsageError
+from safesh.errors import ResourceError, SafeshError, StateError, UsageError, is_unloadable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
         status = _BROKEN_PIPE
     except Exception as error:
         told = _explain(error)
-        status = told.exit_code
+        status = _UNKNOWN if _is_health(argv) else told.exit_code
         _tell(told, argv)
         if os.environ.get("SAFESH_DEBUG"):
             import traceback
@@ -51,12 +51,7 @@ def entry() -> NoReturn:
     command's time) is left out.
     """
     status = main(sys.argv[1:])
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-    except (OSError, ValueError):
-        pass
+    _drop_output()
     if "coverage" in sys.modules or "threading" in sys.modules:  # somebody may count on atexit
         sys.exit(status)
     os._exit(status)
@@ -88,13 +83,17 @@ def _run(argv: list[str]) -> int:
         try:
             result = clickapp.parse(argv)
         except UsageError as error:
-            if next((word for word in argv if not word.startswith("-")), "") == "health":
+            if _is_health(argv):
                 error.exit_code = _UNKNOWN
             raise
         if isinstance(result, int):
             return result
         parsed = result
     return dispatch(parsed)
+
+
+def _is_health(argv: list[str]) -> bool:
+    return next((word for word in argv if not word.startswith("-")), "") == "health"
 
 
 def dispatch(parsed: grammar.Parsed) -> int:
@@ -140,6 +139,8 @@ def _explain(error: Exception) -> SafeshError:
         text = (error.strerror or str(error)).lower()
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StateError(text, place=place or "output", hint="free some space, then try again")
+        if error.errno == errno.EFBIG:
+            return StateError(text, place=place or "output", hint="see: ulimit -f")
         if error.errno in (errno.EMFILE, errno.ENFILE):
             return ResourceError(f"{text}: no descriptor left", place=place, hint="see: ulimit -n")
         if error.errno in (errno.ENOMEM, errno.EAGAIN):
@@ -147,8 +148,11 @@ def _explain(error: Exception) -> SafeshError:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             hint = f"look at it: ls -ld {place}" if place else ""
             return StateError(text, place=place, hint=hint)
-        if error.errno == errno.EIO and sys.stdout is not None and not place:
-            return StateError("the terminal is gone or the disk fails (input/output error)")
+        if error.errno == errno.EIO and (place or sys.stdout is not None):
+            what = "the disk fails" if place else "the terminal is gone or the disk fails"
+            return StateError(f"{what} (input/output error)", place=place)
+    if is_unloadable(error):
+        return ResourceError(f"a part of the program cannot be loaded: {error}", hint="see: ulimit -a, and free memory")
     bug = SafeshError(
         f"{type(error).__name__}: {error}".strip().removesuffix(":"),
         place=f"a bug in {_innermost(error)}",
@@ -189,15 +193,16 @@ def _tell(error: SafeshError, argv: list[str]) -> None:
 
 
 def _drop_output() -> None:
-    """Forget what stdout cannot take, so that the interpreter does not complain about it at its end."""
-    if sys.stdout is None:
-        return
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError):
+    """Forget what stdout and stderr cannot take, so that the interpreter does not complain about it at its end, with an
+    exit status of its own."""
+    for stream in (sys.stdout, sys.stderr):
         try:
-            null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-            os.dup2(null, sys.stdout.fileno())
-            os.close(null)
+            if stream is not None:
+                stream.flush()
         except (OSError, ValueError):
-            pass
+            try:
+                null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+                os.dup2(null, stream.fileno())
+                os.close(null)
+            except (OSError, ValueError):
+                pass

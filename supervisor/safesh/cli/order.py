@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 
 from safesh import config as configs
+from safesh.clock import milliseconds
 from safesh.errors import SafeshError
 from safesh.instance.view import look
 from safesh.paths import InstancePaths
@@ -109,7 +110,7 @@ def _collect(pending: dict[str, launch.Pending], done: dict[str, Started], timeo
     watch = select.poll()
     for one in pending.values():
         watch.register(one.reading, select.POLLIN)
-    ready = {fd for fd, _what in watch.poll(None if timeout is None else timeout * 1000)}
+    ready = {fd for fd, _what in watch.poll(None if timeout is None else milliseconds(timeout))}
     for name, one in list(pending.items()):
         if one.reading in ready or not ready:
             del pending[name]

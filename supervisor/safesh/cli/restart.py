@@ -62,5 +62,6 @@ def _restart(one: ending.Ending, name: str, config: Config | None, args: dict[st
             return ending.report([(one, verdict)], args, [])
     if spec is None:
         raise UsageError(f"{name} is not in safe.toml, so it can be restarted only while it runs", hint="safe.sh start")
-    again = {**args, "targets": [name], "all": False, "command": [], "detach": True, "replace": False, "timeout": None}
+    again = {**args, "targets": [name], "all": False, "command": [], "detach": True, "replace": False, "timeout": None,
+             "if_fits": False, "anyway": True}  # fmt: skip  # what ran a moment ago is not looked at for room again
     return start.run(again)

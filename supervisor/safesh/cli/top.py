@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from safesh import wire
 from safesh.cli import render, status, targets
-from safesh.clock import format_duration, format_size, monotonic, wall
+from safesh.clock import LONGEST_WAIT, format_duration, format_size, monotonic, wall
 from safesh.errors import ConfigError, UsageError
 from safesh.instance import view as views
 from safesh.metrics.model import MIB, ProcessUsage, SystemSnapshot, TreeUsage
@@ -52,7 +52,7 @@ def run(args: dict[str, Any]) -> int:
         return top_view.run(look, interval or _INTERVAL, args)
     picture = look.look()
     if interval is not None:
-        time.sleep(interval)
+        time.sleep(min(interval, LONGEST_WAIT))
         picture = look.look()
     render.say(wire.dumps(plain_data(picture), indent=2) if args["json"] else page(picture))
     return 0

@@ -17,6 +17,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from safesh.cli import render
+from safesh.clock import LONGEST_WAIT
 
 _HOME, _CLEAR_LINE, _CLEAR_BELOW, _CLEAR = "\x1b[H", "\x1b[K", "\x1b[J", "\x1b[2J"
 # The alternate screen keeps what stood there; no cursor; a line that is too long is cut, not wrapped.
@@ -170,7 +171,7 @@ class Terminal:
 
     def wait(self, seconds: float) -> tuple[list[str], bool]:
         """(keys that were pressed, whether all has to be drawn anew). ``ended_by`` may be set after it."""
-        ready, _, _ = select.select([self._in, self.wakeups], [], [], max(0.0, seconds))
+        ready, _, _ = select.select([self._in, self.wakeups], [], [], min(max(0.0, seconds), LONGEST_WAIT))
         anew = False
         if self.wakeups in ready:
             anew = self._heed(self.wakeups.read())

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from safesh import _platform
-from safesh.clock import format_duration, format_time, monotonic, wall
+from safesh.clock import format_duration, format_time, milliseconds, monotonic, wall
 from safesh.instance import lock as locks
 from safesh.instance.view import look
 
@@ -283,7 +283,7 @@ class Round:
         left = max(0.0, min([*dues, *self._later.values()]) - monotonic())
         if any(check.children() for check in checks):
             left = min(left, 0.01)  # nobody tells us of a child's end
-        for fd, _event in watch.poll(left * 1000 + 1):
+        for fd, _event in watch.poll(milliseconds(left)):
             readers[fd]()
         for check in checks:
             for pid in check.children():

@@ -11,7 +11,7 @@ import select
 import sys
 
 from safesh.cli import render, status
-from safesh.clock import format_duration, format_time, monotonic, wall
+from safesh.clock import LONGEST_WAIT, format_duration, format_time, monotonic, wall
 from safesh.errors import SafeshError
 
 TYPE_CHECKING = False
@@ -131,7 +131,7 @@ class _Resizes:
 
     def wait(self, seconds: float) -> bool:
         """True on a resize, False when the time is over (or another signal came)."""
-        ready, _, _ = select.select([self._read], [], [], seconds)
+        ready, _, _ = select.select([self._read], [], [], min(seconds, LONGEST_WAIT))
         return bool(ready) and bytes([_signal.SIGWINCH]) in os.read(self._read, 4096)
 
     def __exit__(

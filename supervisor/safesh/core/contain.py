@@ -189,7 +189,7 @@ class Tree:
         ours = [one.pid for one in everything.values() if one.sid in self._sessions]
         if self.run_id:
             for one in everything.values():
-                if one.pid not in self.spare and (_platform.environ(one.pid) or {}).get(RUN_ID) == self.run_id:
+                if one.pid not in self.spare and (_platform.environ(one.pid, RUN_ID) or {}).get(RUN_ID) == self.run_id:
                     ours.append(one.pid)
         return ours
 

@@ -202,8 +202,7 @@ class Capture:
         A flood takes no more than the file has room for, so that a rotation never finds a byte in memory alone.
         """
         data = self._read(room if self._splices and room > 0 else _BUFFER)
-        if self._echo is not None:
-            self._show(bytes(data))
+        self._show(data)
         rest = data if self._stamper is None else memoryview(self._stamper.stamp(bytes(data)))
         log = self._log
         try:
@@ -242,7 +241,7 @@ class Capture:
     def _discard(self, error: OSError | StateError | None = None) -> int:
         """The target must not wait for a log that cannot be written. error: of the write that just failed."""
         data = self._read()
-        self._show(bytes(data))
+        self._show(data)
         if error is not None and data:
             self._lose(error, len(data))
         elif self._loss is not None:
@@ -270,7 +269,7 @@ class Capture:
 
     # -- the terminal ---------------------------------------------------------------------------
 
-    def _show(self, data: bytes) -> None:
+    def _show(self, data: bytes | memoryview) -> None:
         if self._echo is not None and data:
             self._echo.show(data)
 

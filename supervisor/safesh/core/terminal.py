@@ -92,14 +92,14 @@ class Echo:
         self.flush()
         return len(self._backlog) > _FULL  # none once it is gone
 
-    def show(self, data: bytes) -> None:
-        """Write what can be written now, keep or drop the rest."""
+    def show(self, data: bytes | memoryview) -> None:
+        """Write what can be written now, keep or drop the rest; ``data`` is free again afterwards."""
         if self.gone:
             return
         if not self._backlog and not self._dropped:
             data = data[self._send(data) :]
         if data and not self.gone:
-            self._keep(data)
+            self._keep(bytes(data))
             self.flush()
 
     def _keep(self, data: bytes) -> None:
@@ -128,7 +128,7 @@ class Echo:
                 self._dropped = 0
                 self._mid_line = False
 
-    def _send(self, data: bytes) -> int:
+    def _send(self, data: bytes | memoryview) -> int:
         """How many bytes were taken; a terminal that has gone away takes none, ever."""
         sent = 0
         try:
@@ -144,7 +144,7 @@ class Echo:
             self._mid_line = data[sent - 1 : sent] != b"\n"
         return sent
 
-    def _send_once(self, data: bytes) -> int:
+    def _send_once(self, data: bytes | memoryview) -> int:
         if self._socket is not None:
             import _socket
 

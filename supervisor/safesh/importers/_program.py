@@ -42,6 +42,9 @@ class Values(dict[str, Any]):
         return self.environment.get(key[4:], shellwords.mark(key[4:]))
 
 
+_WIDE = re.compile(r"%(?:\([^)]*\))?[#0 +-]*(?:\d{4}|\d*\.\d{4})")  # a few bytes that stand for gigabytes
+
+
 def located(option: Option) -> str:
     """The option's text with the folder of its file put in, which is not that of the main file in an included one."""
     return option.text.replace("%(here)s", option.folder.replace("%", "%%"))
@@ -49,6 +52,8 @@ def located(option: Option) -> str:
 
 def expand(text: str, names: Values) -> str:
     """``%(name)s`` put in; variables that only the start knows are marked. ValueError as supervisord would."""
+    if _WIDE.search(text.replace("%%", "")):
+        raise ValueError("a width of thousands of characters")
     try:
         return text % names
     except KeyError as error:

@@ -13,6 +13,7 @@ import re
 import socket
 from collections.abc import Callable
 
+from safesh.clock import shown
 from safesh.importers import Origin
 from safesh.importers.shellwords import Word, mark
 from safesh.importers.shellwords import parts as marked_parts
@@ -160,7 +161,10 @@ def size(text: str) -> int:
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGTPE]?)B?", text.strip())
     if not found:
         raise ValueError(f"{text!r} is no size in bytes")
-    return int(float(found[1]) * 1024 ** (" KMGTPE".index(found[2] or " ")))
+    count = float(found[1]) * 1024 ** (" KMGTPE".index(found[2] or " "))
+    if count >= 1 << 63:
+        raise ValueError(f"{shown(text)} is more than any system has")
+    return int(count)
 
 
 def unescape(name: str) -> str:

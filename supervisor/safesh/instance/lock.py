@@ -50,7 +50,8 @@ class Lock:
     def release(self) -> None:
         """Empty the explanation, then let go; other holders of the descriptor keep the lock."""
         self._write("")
-        os.close(self.fd)
+        fd, self.fd = self.fd, -1
+        os.close(fd)
 
 
 def _cut(command: list[str]) -> list[str]:
@@ -101,7 +102,7 @@ def is_elsewhere(identity: dict[str, Any] | None) -> bool:
 
 def try_acquire(path: str) -> Lock | None:
     """The lock, or None when somebody holds it. StateError when the file cannot be used."""
-    _check_folder(path)
+    shared = _check_folder(path)
     while True:
         try:
             fd = open_private(path, os.O_RDWR | os.O_CREAT)
@@ -110,6 +111,10 @@ def try_acquire(path: str) -> Lock | None:
                 "its folder does not exist", place=path, hint=f"make it: mkdir -p {os.path.dirname(path)}"
             ) from None
         try:
+            if shared and os.fstat(fd).st_nlink > 1:
+                # Where the kernel lets others link to our files (proc_sys_fs(5), protected_hardlinks): we write into it.
+                os.close(fd)
+                raise StateError("is a second name of another file", place=path, hint=f"look at it: ls -li {path}")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Somebody may have unlinked the file between our open and our lock: that inode guards no name.
             here, there = os.fstat(fd), os.stat(path, follow_symlinks=False)
@@ -127,12 +132,32 @@ def try_acquire(path: str) -> Lock | None:
         os.close(fd)
 
 
-def _check_folder(path: str) -> None:
-    """Whoever may replace the file could let a second instance in; StateError where others may."""
+def renew(lock: Lock) -> Lock | None:
+    """The same lock while its file is there, else one on the file that is in its place now; None when another holds it.
+
+    A supervisor asks between two runs: somebody who has removed the file, or the whole folder, and started again may
+    hold an instance beside ours. StateError when there is no file to be locked.
+    """
+    try:
+        if os.path.samestat(os.fstat(lock.fd), os.lstat(lock.path)):
+            return lock
+    except FileNotFoundError:
+        pass
+    other = try_acquire(lock.path)
+    if other is not None:
+        lock.release()
+    return other
+
+
+def _check_folder(path: str) -> bool:
+    """Whoever may replace the file could let a second instance in; StateError where others may.
+
+    Whether everybody may make files there.
+    """
     try:
         info = os.stat(os.path.dirname(path))
     except OSError:
-        return  # the open tells
+        return False  # the open tells
     open_to_all = info.st_mode & stat.S_IWOTH and not info.st_mode & stat.S_ISVTX
     if info.st_uid not in (0, os.geteuid()) or open_to_all:
         raise StateError(
@@ -140,6 +165,7 @@ def _check_folder(path: str) -> None:
             place=path,
             hint="name a lock_file in a folder of yours, or leave it out",
         )
+    return bool(info.st_mode & stat.S_IWOTH)
 
 
 def acquire(path: str, patience: float) -> tuple[Lock | None, dict[str, Any] | None]:

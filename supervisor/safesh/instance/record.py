@@ -8,7 +8,7 @@ from safesh import wire
 from safesh.errors import StateError
 from safesh.instance.lock import is_identity
 from safesh.model import STATES, ExitInfo, Member, Verdict
-from safesh.paths import read_private, remove, write_private
+from safesh.paths import check_name_is_ours, read_private, remove, write_private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -111,9 +111,11 @@ def _check_watched(value: dict[str, Any]) -> str:
     health = value.get("health", {"status": ""})
     if not isinstance(health, dict) or not isinstance(health.get("status"), str):
         return "'health' is no health"
-    for key, types in (("message", str), ("failures", int), ("since", (int, float)), ("checked_at", (int, float))):
-        if health.get(key) is not None and not isinstance(health[key], types):
-            return f"'health' has a {key} that is {type(health[key]).__name__}"
+    if not isinstance(health.get("message") or "", str):
+        return "'health' has a message that is no text"
+    for key in ("failures", "since", "checked_at"):
+        if not _is_figure(key, health.get(key)):
+            return f"'health' has no {key} but {type(health[key]).__name__}"
     notify = value.get("notify", {})
     if not isinstance(notify, dict) or not isinstance(notify.get("status", ""), str):
         return "'notify' is no notification"
@@ -159,7 +161,8 @@ def _is_verdict(value: dict[str, Any]) -> bool:
 
 
 def write_pid(paths: InstancePaths, pid: int) -> None:
-    """A plain pid file: the number and a newline."""
+    """A plain pid file: the number and a newline. StateError where another user holds the name in a shared folder."""
+    check_name_is_ours(paths.pid)
     write_private(paths.pid, f"{pid}\n")
 
 

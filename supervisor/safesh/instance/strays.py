@@ -82,7 +82,7 @@ class Finder:
     def _find_group(self, found: Iterable[int]) -> bool:
         """Where the record is damaged, a stray's own run id leads to the cgroup with the others of its run."""
         for pid in found:
-            environment = _platform.environ(pid)
+            environment = _platform.environ(pid, INSTANCE)
             if environment is not None and environment.get(INSTANCE) == self.mark:
                 self.group = open_group(group_path(environment.get(RUN_ID, "")))
                 if self.group is not None:
@@ -107,7 +107,7 @@ class Finder:
             return "main process of a run whose supervisor is gone"
         if pid in in_group:
             return "left in the run's cgroup"
-        environment = _platform.environ(pid)
+        environment = _platform.environ(pid, INSTANCE)
         if environment is not None and environment.get(INSTANCE) == self.mark:
             return f"left of run {environment.get(RUN_ID, '?')}"
         if self.patterns:

@@ -48,7 +48,7 @@ def note_run(folder: str, run: Mapping[str, Any]) -> bool:
             fd = paths.open_private(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
                 if os.fstat(fd).st_size > _LIMIT:
-                    os.replace(path, path + _OLDER)
+                    paths.set_aside(path, fd)
                 if os.write(fd, data) != len(data):
                     return False
                 # No name is left: a taker may have read it to its end before we wrote.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -22,13 +23,13 @@ from safesh.errors import StateError
 NAME = ".missions"  # no project's name begins with a dot
 _PAUSE = 0.05  # seconds between two tries for a lock that somebody has
 _TEMPORARY = "temporary"  # in a run's folder: the name of its folder below the system's temporary one
+_TEMPORARY_NAME = re.compile(r"safesh-[0-9a-f]{12}")
 
 
 def folder(*names: str) -> str:
     """A folder of ours, made when missing. StateError when it cannot be made, or is not ours alone."""
-    path = os.path.join(paths.state_home(), NAME)
+    path = os.path.join(paths.make_home(), NAME)
     try:
-        os.makedirs(paths.state_home(), mode=0o700, exist_ok=True)
         _make(path)
         for name in names:
             path = os.path.join(path, name)
@@ -170,7 +171,8 @@ def sweep() -> int:
 
 def _remove_run(path: str) -> None:
     temporary = paths.read_private(os.path.join(path, _TEMPORARY))
-    if temporary:
+    # Half a name, as a full disk or a crash leaves it, may be that of a folder that is not ours.
+    if temporary and os.path.isabs(temporary) and _TEMPORARY_NAME.fullmatch(os.path.basename(temporary)):
         remove_tree(temporary)
     remove_tree(path)
 

@@ -20,6 +20,7 @@ from safesh.plan.dask_engine import ClusterError
 from safesh.plan.dask_host import ENDED, GRACE, HEAD, OUTPUT, REPORT, STARTED
 from safesh.plan.dask_place import Workers
 from safesh.plan.engine import StepEnd
+from safesh.plan.journal import open_regular
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -57,10 +58,10 @@ class _Run:
 
     def open(self, lost: int) -> None:
         """OSError where its files cannot be written. lost: places that it lost before, whose log stays."""
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
         first = os.O_TRUNC if self.order.attempt == 1 and not lost else 0
-        self.files[OUTPUT] = os.open(self.order.log, flags | first, 0o600)
-        self.files[REPORT] = os.open(self.order.report, flags, 0o600)
+        self.files[OUTPUT] = open_regular(self.order.log, flags | first)
+        self.files[REPORT] = open_regular(self.order.report, flags)
         if lost:
             self.write(OUTPUT, b"\n--- again, for its worker was lost ---\n")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from safesh.core.contain import RUN_ID
 from safesh.model import StopPolicy
 from safesh.plan.engine import StepEnd
+from safesh.plan.journal import open_regular
 from safesh.process import background, loop
 from safesh.process.arguments import Plan
 from safesh.process.endings import end_jobs
@@ -77,8 +78,7 @@ class LocalEngine:
         plan.stop = self._stop
         plan.contain = self._contain
         first = os.O_TRUNC if order.attempt == 1 else 0
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | first
-        plan.output_fd = os.open(order.log, flags, 0o600)
+        plan.output_fd = open_regular(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | first)
         if order.attempt > 1:
             os.write(plan.output_fd, f"\n--- attempt {order.attempt} ---\n".encode())
         return Job(plan)

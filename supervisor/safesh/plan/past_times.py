@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from safesh.plan.model import PlanSpec
     from safesh.plan.state import PlanState
 
+_LONGEST = 1e9  # seconds; a damaged file may say that a step took for ever
 _KEPT = 5  # runs; their median counts
 
 
@@ -25,12 +26,12 @@ def _path(plan: PlanSpec) -> str:
 def _read(path: str) -> dict[str, list[float]]:
     try:
         found = json.loads(paths.read_private(path) or "{}")
-    except (SafeshError, ValueError):
+    except (SafeshError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict):
         return {}
     return {
-        name: [float(one) for one in times if isinstance(one, (int, float)) and one >= 0]
+        name: [float(one) for one in times if isinstance(one, (int, float)) and 0 <= one < _LONGEST]
         for name, times in found.items()
         if isinstance(times, list)
     }
@@ -54,6 +55,7 @@ def save(plan: PlanSpec, state: PlanState) -> None:
         if before:
             times[step.id] = before[-_KEPT:]
     try:
+        paths.make_home()
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         paths.write_private(path, json.dumps(times))
     except (OSError, SafeshError):

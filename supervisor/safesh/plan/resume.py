@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from safesh import _platform
+from safesh.instance.lock import is_identity
 from safesh.model import StopPolicy, Verdict
 from safesh.plan import journal
 from safesh.process.ending import Mark, end_runs
@@ -70,15 +71,15 @@ class Past:
             run_id = event.get("run_id")
             if not isinstance(run_id, str) or not run_id:
                 continue
-            pid, start = event.get("pid"), event.get("start")
-            if event.get("boot") == boot and isinstance(pid, int) and isinstance(start, int):
-                marks.append(Mark(pid, start, run_id))
+            one = _platform.info(event["pid"]) if is_identity(event) and event["boot"] == boot else None
+            if one is not None and one.pid > 1 and one.uid == os.geteuid():
+                marks.append(Mark(event["pid"], event["start"], run_id))
             else:
                 marks.append(Mark(-number, 0, run_id))  # by its id alone: no process has such a number
         if not marks:
             return None
         whole = Verdict()
-        for verdict in end_runs(marks, _STOP).values():
+        for verdict in end_runs(marks, _STOP, only_ours=True).values():
             whole.asked += verdict.asked
             whole.killed += verdict.killed
             whole.survivors += verdict.survivors

@@ -25,7 +25,7 @@ from safesh.instance import lock as locks
 from safesh.model import TargetSpec
 from safesh.plan import fingerprint, timeline
 from safesh.plan.engine import StepEnd, StepOrder
-from safesh.plan.journal import Journal
+from safesh.plan.journal import Journal, open_regular
 from safesh.plan.report import ReportReader
 from safesh.plan.resume import Past
 from safesh.plan.schedule import Bounds, Schedule
@@ -546,7 +546,7 @@ def _remove(path: str) -> None:
 
 def _last_lines(path: str) -> list[str]:
     try:
-        with open(path, "rb") as file:
+        with open(open_regular(path, os.O_RDONLY), "rb") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - _TAIL))
             text = file.read().decode("utf-8", "replace")

@@ -19,6 +19,11 @@ RAN: tuple[StepStatus, ...] = ("pending", "completed", "failed", "cancelled")  #
 MOST_EARLIER = 20  # attempts kept of a step that is tried again and again; their sums count all of them
 
 
+_TOO_LARGE = 1 << 63  # more than any count, amount or clock's reading
+_LISTS: dict[str, type] = {"last_lines": str, "earlier": dict}
+_EARLIER: dict[str, Any] = {"attempt": 0, "status": "", "started_at": None, "seconds": 0.0, "error": ""}
+
+
 class StepState(Record):
     """One step. Times are wall seconds of the run's own clock, which no clock step moves between two of them.
 
@@ -179,12 +184,34 @@ class PlanState:
         if version != VERSION:
             raise StateError(f"has version {shown(version)}; this safesh reads version {VERSION}", place="plan state")
         try:
-            state = cls(data["plan_id"], data["description"])
-            state.started_at, state.ended_at = data["started_at"], data["ended_at"]
+            state = cls(_checked("plan_id", data["plan_id"], ""), _checked("description", data["description"], ""))
+            state.started_at = _checked("started_at", data["started_at"], None)
+            state.ended_at = _checked("ended_at", data["ended_at"], None)
             for name, found in data["steps"].items():
                 if found.get("status", "pending") not in STATUSES:
                     raise ValueError(f"step {name} has the status {shown(found['status'])}")
-                state.add(StepState.from_dict({**found, "id": name}))
+                step = StepState.from_dict({**found, "id": name})
+                for key in step.fields():
+                    _checked(key, step.__dict__[key], getattr(StepState, key, ""))
+                state.add(step)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StateError(f"is not what a monitor wrote: {error}", place="plan state") from None
         return state
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """The value itself; ValueError unless it is of its default's kind (None: a number, or none) and can be shown."""
+    if name in _LISTS:
+        good = isinstance(value, list) and all(isinstance(one, _LISTS[name]) for one in value)
+        if good and name == "earlier":
+            for one in value:
+                for key, usual in _EARLIER.items():
+                    _checked(key, one.get(key, usual), usual)
+    elif isinstance(default, (str, dict)):
+        good = isinstance(value, type(default))
+    else:
+        good = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < _TOO_LARGE
+        good = good or (value is None and default is None)
+    if not good:
+        raise ValueError(f"{name} is {shown(value)}")
+    return value

@@ -59,7 +59,8 @@ def bars(state: PlanState, now: float | None = None) -> list[Bar]:
         for past in step.earlier:
             if past.get("started_at") is not None:
                 at = max(0.0, past["started_at"] - zero)
-                found.append(Bar(step.id, past["attempt"], past["status"], at, past["seconds"], str(past["error"])))
+                seconds, error = past.get("seconds", 0.0), str(past.get("error", ""))
+                found.append(Bar(step.id, past.get("attempt", 0), past.get("status", "failed"), at, seconds, error))
         if step.started_at is not None and step.status != "skipped":
             status = "failed" if step.status == "pending" else step.status  # it waits because its attempt has failed
             note = step.error or step.message or step.description

@@ -93,7 +93,8 @@ class Departures:
             younger = others.born_since(job.pid)
             if younger is None or len(younger) > _FEW:
                 return True
-            return bool(younger) and bool(leftovers(job.mark()))
+            # Where many short ones run beside each other, most of the younger ones are those others themselves.
+            return not all(map(registry.leads, younger)) and bool(leftovers(job.mark()))
         except OSError:
             return True  # no descriptor left to look with
 

@@ -85,14 +85,14 @@ def run_id_of(pid: int) -> str | None:
     what is in it). One that is met there is waited for, some milliseconds at most, or it would slip away.
     """
     limit = 0.0
-    while (environment := _platform.environ(pid)) is None:
+    while (environment := _platform.environ(pid, RUN_ID)) is None:
         if not _platform.HAS_SUBREAPER:  # the portable backend cannot tell such a one from many that are closed to it
             return None
         one = picture(pid)
         if one is None or one.dead or others.is_kernel(pid):
             return None
         if _platform.cmdline(pid):  # past its exec by now; then it has no environment, or had none yet when we looked
-            environment = _platform.environ(pid)
+            environment = _platform.environ(pid, RUN_ID)
             if environment is None:
                 return None
             break
@@ -160,8 +160,10 @@ class LeanTree(Tree):
 class RunsTree(LeanTree):
     """The members of many runs, each told apart by the run that it belongs to."""
 
-    def __init__(self, marks: Iterable[Mark]) -> None:
+    def __init__(self, marks: Iterable[Mark], *, only_ours: bool = False) -> None:
+        """only_ours: nobody of another user's is a member but below one of ours: what we know of the runs is old."""
         super().__init__()
+        self._only_ours = only_ours
         self.owner: dict[Key, Key] = {}  # member -> main of its run, for everybody ever seen
         self.ended: dict[Key, float] = {}  # main -> when its run was first seen empty
         self.find_more = self._find
@@ -213,7 +215,8 @@ class RunsTree(LeanTree):
         if self._ids:
             seeds = [one for one in everything.values() if one.pid not in never and self._carries_id(one)]
             self._spread(seeds, children, never)
-        return [one.pid for one in everything.values() if not one.dead and (one.pid, one.start) in self.owner]
+        found = [one.pid for one in everything.values() if not one.dead and (one.pid, one.start) in self.owner]
+        return [pid for pid in found if _is_ours(pid)] if self._only_ours else found
 
     def _carries_id(self, one: Info) -> bool:
         """Count in whoever carries an id of ours and is not counted yet."""
@@ -247,18 +250,26 @@ class RunsTree(LeanTree):
                     seeds.append(child)
 
 
+def _is_ours(pid: int) -> bool:
+    """Whether it runs as our user; root could signal anybody."""
+    one = _platform.info(pid)
+    return one is not None and one.uid == os.geteuid()
+
+
 def end_runs(
     marks: Sequence[Mark],
     policy: StopPolicy,
     *,
     now: bool = False,
     force: bool = True,
+    only_ours: bool = False,
     wait: Wait = wait_plainly,
 ) -> dict[int, Verdict]:
     """End the trees of these runs, all at once, and tell for each (by its main pid) what happened.
 
-    now: kill without asking; force: False lists who is left after the grace and kills nobody. Nobody is collected
-    here: a zombie is as gone as it gets. May be called from any thread, also for runs that another thread is ending.
+    now: kill without asking; force: False lists who is left after the grace and kills nobody; only_ours: see RunsTree.
+    Nobody is collected here: a zombie is as gone as it gets. May be called from any thread, also for runs that another
+    thread is ending.
     Takes at most ``policy.grace`` + ``core.kill.KILL_SECONDS`` seconds.
 
     Raises ConfigError for a signal that there is none of, ResourceError without a descriptor to look with.
@@ -269,7 +280,7 @@ def end_runs(
         # Session 0 is the kernel's, and that of whoever came from outside our pid namespace; 1 is init's.
         raise ValueError("no run is led by process 0 or 1")
     started = monotonic()
-    tree = RunsTree(marks)
+    tree = RunsTree(marks, only_ours=only_ours)
     try:
         whole = end_tree(
             tree, policy, mains=[mark.key for mark in marks], main_of=tree.main_of, wait=wait, now=now, force=force

@@ -75,7 +75,7 @@ def who_is_left(marks: Sequence[Mark]) -> dict[int, bool]:
             continue
         pid = by_session.get(one.sid)
         if pid is None:
-            pid = by_id.get((_platform.environ(one.pid) or {}).get(RUN_ID, ""))
+            pid = by_id.get((_platform.environ(one.pid, RUN_ID) or {}).get(RUN_ID, ""))
         if pid is not None:
             left[pid] = True
     return left

@@ -112,6 +112,12 @@ def running() -> list[Job]:
     return list(_running.values())
 
 
+def leads(pid: int) -> bool:
+    """Whether this is the main process of a job, a child of ours that has not been collected: so nobody else's."""
+    job = _running.get(pid)
+    return job is not None and not job.reaped and job.link is None
+
+
 def clean_up() -> int:
     """Forget those that have ended; how many."""
     with _lock:

@@ -91,12 +91,12 @@ def _policy(grace: float) -> StopPolicy:
 
 def _end(pid: int, policy: StopPolicy, *, now: bool, force: bool) -> Verdict:
     job = registry.find(foreign.checked_pid(pid))
-    if job is not None and job.over and foreign.is_there(pid):
-        job = None  # its number has passed on
     if job is None:
         return foreign.end_foreign(pid, policy, now=now) if force else foreign.polite_end(pid, policy)
     if job.over:
-        return Verdict(target=f"pid {pid}", run_id=job.run_id, notes=["it had ended already"])
+        # Whoever has the number now is not the one that the caller was given it for.
+        theirs = "; its number is another process's now, which was left alone" if foreign.is_there(pid) else ""
+        return Verdict(target=f"pid {pid}", run_id=job.run_id, notes=[f"it had ended already{theirs}"])
     if force:
         return end_jobs([job], policy, now=now)[pid]
     return _ask(job, policy)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 
 from safesh import wire
+from safesh.clock import LONGEST_WAIT
 from safesh.errors import StateError
 from safesh.paths import remove
 
@@ -25,14 +26,16 @@ _LONGEST = 1 << 20
 def listen(path: str) -> _socket.socket:
     """A listening socket at ``path``, replacing a dead one. Only the lock's holder may call this."""
     remove(path)
-    server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    server = None
     try:
+        server = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         _in_folder(path, server.bind)
         os.chmod(path, 0o600)
         server.listen(64)
         server.setblocking(False)
     except OSError as error:
-        server.close()
+        if server is not None:
+            server.close()
         raise StateError(
             f"the control socket cannot be made: {error.strerror}", place=path, hint="free the path, or set SAFESH_HOME"
         ) from None
@@ -142,8 +145,11 @@ class Conversation:
         self.socket.sendall(wire.dumps(request).encode() + b"\n")
 
     def answer(self, timeout: float | None) -> dict[str, Any] | None:
-        """The next answer, None at the end of the conversation; TimeoutError after ``timeout`` seconds."""
-        self.socket.settimeout(timeout)
+        """The next answer, None at the end of the conversation; TimeoutError after ``timeout`` seconds.
+
+        ValueError for what is no answer.
+        """
+        self.socket.settimeout(None if timeout is None else min(timeout, LONGEST_WAIT))
         while b"\n" not in self._partial:
             try:
                 chunk = self.socket.recv(65536)
@@ -153,7 +159,9 @@ class Conversation:
                 return None
             self._partial += chunk
         line, _, self._partial = self._partial.partition(b"\n")
-        value: dict[str, Any] = wire.loads(line.decode())
+        value = wire.loads(line.decode())
+        if not isinstance(value, dict):
+            raise ValueError("not an answer")
         return value
 
     def close(self) -> None:

@@ -7,13 +7,13 @@ import os
 from safesh import wire
 from safesh.clock import wall
 from safesh.errors import SafeshError
-from safesh.paths import open_private
+from safesh.paths import open_private, set_aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_LIMIT = 5 * 1024 * 1024
+_LIMIT = 5 * 1024 * 1024  # bytes; beyond it one older file of that size is kept
 
 
 class EventLog:
@@ -37,7 +37,7 @@ class EventLog:
             fd = open_private(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             try:
                 if os.fstat(fd).st_size > _LIMIT:
-                    os.replace(self.path, self.path + ".1")
+                    set_aside(self.path, fd)
                 written = os.write(fd, data)
             finally:
                 os.close(fd)

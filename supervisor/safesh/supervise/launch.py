@@ -260,7 +260,7 @@ def _may_have_strays(paths: InstancePaths, last: dict[str, Any] | None, finder: 
     if finder.patterns or not _platform.HAS_SUBREAPER:
         return True
     if last is None:
-        return records.pid_file_exists(paths) or os.path.lexists(paths.record)
+        return True  # a folder that was removed or moved under a running instance looks like one that never had any
     clean = last["state"] in ("finished", "failed") and (last["last_verdict"] or {}).get("survivors") == []
     return not clean
 

@@ -140,7 +140,7 @@ class Command(Attempt):
         for one in everything.values():
             if one.start < self._start or one.pid == os.getpid():
                 continue
-            if one.sid == self._pid or (_platform.environ(one.pid) or {}).get(TOKEN) == self._token:
+            if one.sid == self._pid or (_platform.environ(one.pid, TOKEN) or {}).get(TOKEN) == self._token:
                 yield one.pid
 
     def close(self) -> None:

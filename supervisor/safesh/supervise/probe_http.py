@@ -109,7 +109,8 @@ class Answer:
             first, *lines = head.split("\n")
             words = first.split(None, 2)
             code = words[1] if len(words) > 1 else ""
-            if not (len(code) == 3 and code.isascii() and code.isdigit()):
+            # Anew after an interim answer: what follows it need not be one.
+            if not (first[:5].upper() == "HTTP/" and len(code) == 3 and code.isascii() and code.isdigit()):
                 self._fail(f"does not speak HTTP: {first[:40]!r}")
                 return
             self._status = int(code)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import select
 
-from safesh.clock import format_duration, monotonic, wall
+from safesh.clock import format_duration, milliseconds, monotonic, wall
 from safesh.errors import SafeshError
 from safesh.model import Record
 
@@ -193,7 +193,7 @@ def _turn(check: Check, until: float) -> None:
         watch.register(fd, mask)
     left = max(0.0, until - monotonic())
     # Nobody tells us of a child's end here: a caller's SIGCHLD is its own affair.
-    for fd, _event in watch.poll((min(left, 0.01) if check.children() else left) * 1000 + 1):
+    for fd, _event in watch.poll(milliseconds(min(left, 0.01) if check.children() else left)):
         if fd in readers:
             readers[fd][1]()
     for pid in check.children():

@@ -67,6 +67,6 @@ def _told_before(path: str, instance: str, message: str) -> dict[int, float]:
             named = (event["event"], event["instance"], event["message"])
             if named == ("strays", instance, message[:LONGEST_TEXT]):
                 found |= {int(place): float(event["at"]) for place in event["told"]}
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             continue  # cut off, damaged, or somebody else's
     return found

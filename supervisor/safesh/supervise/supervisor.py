@@ -9,7 +9,7 @@ from safesh import _platform
 from safesh.clock import format_duration, monotonic, wall
 from safesh.core import kill, reap, signals
 from safesh.core.keeper import tell
-from safesh.errors import ResourceError, SafeshError
+from safesh.errors import AlreadyRunning, ResourceError, SafeshError
 from safesh.instance import lock as locks
 from safesh.instance import record as records
 from safesh.model import ExitInfo, StopPolicy, TargetSpec, Verdict
@@ -18,7 +18,7 @@ from safesh.supervise import policy, watchers
 from safesh.supervise.journal import Journal
 from safesh.supervise.machine import TABLE
 from safesh.supervise.plan import Plan
-from safesh.supervise.requests import Desk
+from safesh.supervise.requests import Desk, grace_of, spec_of
 from safesh.supervise.run import LiveRun
 from safesh.supervise.watcher import Watcher
 
@@ -429,14 +429,28 @@ class Supervisor:
         self.sentence = None
         self.stop_policy = self.spec.stop
         self.restarts.started(monotonic())
-        self.run = LiveRun(self.spec, self.journal, self.lock)
         try:
+            self._keep_lock()
+            self.run = LiveRun(self.spec, self.journal, self.lock)
             self.run_watchers = watchers.for_run(self, self.run)
             self.run.start(self.plan.stdin, self.plan.echo, self._on_log_event, self.plan.tty)
         except SafeshError as error:
             self._refuse(error)
         except OSError as error:
             self._refuse(ResourceError(f"cannot be started: {error.strerror}", place=self.spec.name, hint=_SCARCE))
+
+    def _keep_lock(self) -> None:
+        """Between two runs nobody of ours may live, so a start that found no lock of ours has taken its own."""
+        lock = locks.renew(self.lock)
+        if lock is None:
+            raise AlreadyRunning(
+                "was removed or replaced meanwhile, and somebody else holds it now, so nothing is started again",
+                place=self.lock.path,
+                hint=f"safe.sh status {self.spec.name}",
+            )
+        if lock is not self.lock:
+            self.lock = lock
+            lock.describe(self.spec)
 
     def _on_log_event(self, event: str, details: dict[str, Any]) -> None:
         self.journal.event(event, **details)
@@ -542,10 +556,12 @@ class Supervisor:
         if self.sentence is None and self.run is not None and self.run.exit is not None:
             cause = self.run.exit.cause
         end = self.run.exit if self.run is not None else None
+        # Who waits for it to be ready has waited for this run.
+        hint = f"it starts again in {format_duration(delay)}; look: safe.sh status {self.spec.name}"
         if self.record["last_exit"] is not None:
-            # Who waits for it to be ready has waited for this run.
-            hint = f"it starts again in {format_duration(delay)}; look: safe.sh status {self.spec.name}"
             self._notify_failure(1 if self.sentence or end is None else reap.shell_status(end) or 1, cause, hint)
+        elif self.refusal is not None:  # there was no run at all
+            self._notify_failure(self.refusal.exit_code, self.refusal.message, hint, self.refusal.place)
         self.record["message"] = f"{cause}; starts again in {format_duration(delay)}"
         self.journal.event("restarting", delay=round(delay, 3))
         self.say(f"{self.spec.name}: {self.record['message']}")
@@ -584,12 +600,13 @@ class Supervisor:
         if do not in ("stop", "restart"):
             client.answer({"error": f"unknown request {do!r}; this supervisor knows stop, restart and wait"})
             return
-        grace, stop = request.get("grace"), self.spec.stop
-        self.stop_policy = StopPolicy(
-            signal=stop.signal,
-            scope=stop.scope,
-            grace=float(grace) if isinstance(grace, (int, float)) else stop.grace,
-        )
+        spec = spec_of(request.get("spec"))
+        same = spec is None or (spec.project, spec.instance) == (self.spec.project, self.spec.instance)
+        if not same or (spec is None and request.get("spec") is not None):
+            client.answer({"error": "its spec is not a target of this instance"})
+            return
+        stop = self.spec.stop
+        self.stop_policy = StopPolicy(signal=stop.signal, scope=stop.scope, grace=grace_of(request, stop.grace))
         client.waits_for = do
         client.answer({"accepted": do, "state": self.state, "grace": self.stop_policy.grace})
         now = bool(request.get("now"))
@@ -599,8 +616,7 @@ class Supervisor:
             self.feed("kill" if now else "stop")
         elif self.intent != "stop":
             self.intent = "restart"
-            if isinstance(request.get("spec"), dict):
-                self.next_spec = TargetSpec.from_dict(request["spec"])
+            self.next_spec = spec or self.next_spec
             self.record["message"] = "restarted by request"
             self.feed("restart")
             if now:
