@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
 
 Samples = dict[str, list[float]]
 Step = Callable[[], dict[str, float]]
@@ -45,7 +45,9 @@ class Row:
     """One line of the table.
 
     key: stable name in the JSON; value, low, high: median and quartiles of the rounds in ``unit``; bar: the promise,
-    at most (or at least) this much; aim: what we would like; absolute: the same in plain units; ours: of safesh.
+    at most (or at least) this much; aim: what we would like; absolute: the same in plain units; ours: of safesh;
+    by: the contestant; a section's rows with one compete with each other, those of one contest; limit: what nobody can
+    undercut.
     """
 
     key: str
@@ -60,6 +62,9 @@ class Row:
     at_least: bool = False
     aim: float | None = None
     note: str = ""
+    by: str = ""
+    contest: str = ""
+    limit: bool = False
 
     @property
     def verdict(self) -> str:
@@ -92,17 +97,64 @@ class Row:
 
 @dataclass
 class Section:
-    """A group of rows with one base. missing: rivals that were not there, and why."""
+    """A group of rows with one base. missing: rivals that were not there, and why; most: the most wins."""
 
     key: str
     title: str
     base: str
     rows: list[Row] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    most: bool = False
+
+    def contests(self) -> list[tuple[list[Row], list[Row]]]:
+        """(our rows, the rivals'), a contest each."""
+        names = dict.fromkeys(row.contest for row in self.rows if row.by)
+        rows = [[row for row in self.rows if row.by and not row.limit and row.contest == name] for name in names]
+        return [([row for row in group if row.ours], [row for row in group if not row.ours]) for group in rows]
+
+    def best(self) -> list[Row]:
+        """The rows that nobody betters, of each contest in which we and a rival take part."""
+        found: list[Row] = []
+        for ours, others in self.contests():
+            if ours and others:
+                value = (max if self.most else min)(row.value for row in (*ours, *others))
+                found += [row for row in (*ours, *others) if row.value == value]
+        return found
+
+    def ahead(self) -> list[Row]:
+        """The rivals' rows that are better than our best one."""
+        found: list[Row] = []
+        for ours, others in self.contests():
+            if ours:
+                mine = (max if self.most else min)(row.value for row in ours)
+                found += [row for row in others if (row.value > mine if self.most else row.value < mine)]
+        return found
+
+    def limits(self) -> list[tuple[Row, Row]]:
+        """(the limit, our row) of everything that has one and is measured in the same unit."""
+        ours = next((row for row in self.rows if row.ours and row.by), None)
+        ours = ours or next((row for row in self.rows if row.ours), None)
+        limits = [row for row in self.rows if row.limit]
+        return [(row, ours) for row in limits if ours is not None and row.unit == ours.unit]
 
     def plain(self) -> dict[str, Any]:
-        rows = [row.plain() for row in self.rows]
-        return {"key": self.key, "title": self.title, "base": self.base, "rows": rows, "missing": self.missing}
+        best = self.best()
+        rows = [{**row.plain(), "best": row in best} for row in self.rows]
+        return {
+            "key": self.key,
+            "title": self.title,
+            "base": self.base,
+            "rows": rows,
+            "missing": self.missing,
+            "most": self.most,
+        }
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Self:
+        """The reverse of :meth:`plain`."""
+        known = {one.name for one in fields(Row)}
+        rows = [Row(**{name: value for name, value in row.items() if name in known}) for row in plain["rows"]]
+        return cls(**{**plain, "rows": rows})
 
 
 def show(value: float, unit: str) -> str:
@@ -111,6 +163,8 @@ def show(value: float, unit: str) -> str:
         text = f"{value:.0f}"
     elif abs(value) >= 10:
         text = f"{value:.1f}"
+    elif abs(value) < 0.01:
+        text = f"{value:.2g}"
     else:
         text = f"{value:.2f}"
     return f"{text} {unit}".rstrip()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 from bench.figures import Section, Step, extra_row, interleave, ratio_row
-from bench.peers import Peers, Supervisord
+from bench.peers import Peers
 from bench.stage import DEADLINE, SAFE, SOURCE, Bell, Stage
 
 _BASE = "bare Python: `python3 -c pass` of the same virtual environment"
@@ -28,22 +29,24 @@ def status(stage: Stage, peers: Peers, rounds: int) -> Section:
             _timed(stage, "direct", *stage.direct, "status", "one"),
             _timed(stage, "json", SAFE, "status", "one", "--json"),
         ]
-        if peers.supervisor:
-            programs = {"one": "command=sleep 600\nautostart=true"}
-            daemon = stack.enter_context(Supervisord(stage, peers, programs))
-            steps.append(_timed(stage, "supervisorctl", *daemon.control("status")))
+        if peers.supervisord:
+            hall = stack.enter_context(peers.supervisord.running(stage, {"one": [*_SLEEP]}))
+            hall.begin("one")
+            steps.append(_timed(stage, "supervisorctl", *(hall.status("one") or []), **hall.changes))
         else:
             section.missing.append(f"supervisorctl: {peers.missing['supervisord']}")
         samples = interleave(steps, rounds)
     section.rows = [
-        ratio_row("status.bare", "bare Python (the limit)", samples, "bare", "bare"),
-        ratio_row("status.safe", "`safe.sh status one`", samples, "safe", "bare", ours=True, bar=5, aim=3),
+        ratio_row("status.bare", "bare Python (the limit)", samples, "bare", "bare", limit=True),
+        ratio_row("status.safe", "`safe.sh status one`", samples, "safe", "bare", ours=True, bar=5, aim=3, by="safesh"),
         ratio_row("status.direct", "the same without bash", samples, "direct", "bare", ours=True),
         ratio_row("status.json", "`safe.sh status one --json`", samples, "json", "bare", ours=True),
     ]
-    if peers.supervisor:
+    if peers.supervisord:
         section.rows.append(
-            ratio_row("status.supervisorctl", "`supervisorctl status`", samples, "supervisorctl", "bare")
+            ratio_row(
+                "status.supervisorctl", "`supervisorctl status`", samples, "supervisorctl", "bare", by="supervisord"
+            )
         )
     return section
 
@@ -57,23 +60,24 @@ def execute(stage: Stage, peers: Peers, rounds: int) -> Section:
         _timed(stage, "safe", SAFE, "exec", "--", "true"),
         _timed(stage, "direct", *stage.direct, "exec", "--", "true"),
     ]
-    rivals = {"tini": ("tini", "-s", "--", "true"), "dumb-init": ("dumb-init", "--", "true"),
-              "timeout": ("timeout", "60", "true")}  # fmt: skip
-    for name, command in rivals.items():
-        if peers.has(name):
-            steps.append(_timed(stage, name, *command))
-        else:
-            section.missing.append(f"{name}: {peers.missing[name]}")
+    rivals: dict[str, tuple[str, ...]] = {"timeout": ("timeout", "60", "true")} if peers.has("timeout") else {}
+    for name, rival in peers.wrappers.items():
+        command, _changes = rival.wrap(stage, ("true",)) or ([], {})
+        rivals[name] = tuple(command)
+    for name, words in rivals.items():
+        steps.append(_timed(stage, name, *words))
+    section.missing += [f"{name}: {peers.missing[name]}" for name in ("tini", "dumb-init", "timeout")
+                        if name in peers.missing]  # fmt: skip
     samples = interleave(steps, rounds)
     section.rows = [
-        ratio_row("exec.true", "`true` alone: fork, exec, exit (the limit)", samples, "true", "bare"),
-        ratio_row("exec.bare", "bare Python (the limit of anything in Python)", samples, "bare", "bare"),
-        ratio_row("exec.safe", "`safe.sh exec -- true`", samples, "safe", "bare", ours=True, bar=4),
+        ratio_row("exec.true", "`true` alone: fork, exec, exit (the limit)", samples, "true", "bare", limit=True),
+        ratio_row("exec.bare", "bare Python (the limit of anything in Python)", samples, "bare", "bare", limit=True),
+        ratio_row("exec.safe", "`safe.sh exec -- true`", samples, "safe", "bare", ours=True, bar=4, by="safesh"),
         ratio_row("exec.direct", "the same without bash", samples, "direct", "bare", ours=True),
     ]
-    for name, command in rivals.items():
-        if peers.has(name):
-            section.rows.append(ratio_row(f"exec.{name}", f"`{' '.join(command)}`", samples, name, "bare"))
+    for name, words in rivals.items():
+        shown = " ".join((Path(words[0]).name, *words[1:]))
+        section.rows.append(ratio_row(f"exec.{name}", f"`{shown}`", samples, name, "bare", by=name))
     return section
 
 
@@ -96,9 +100,9 @@ def start_and_stop(stage: Stage, peers: Peers, rounds: int) -> tuple[Section, Se
             stage.end(child)
             return {"limit": seconds}
 
-        def started(name: str, command: list[str]) -> dict[str, float]:
+        def started(name: str, command: list[str], **changes: str) -> dict[str, float]:
             begin = time.perf_counter()
-            child = stage.begin(command)
+            child = stage.begin(command, **changes)
             bell.wait()
             seconds = time.perf_counter() - begin
             child.wait(DEADLINE)
@@ -117,13 +121,12 @@ def start_and_stop(stage: Stage, peers: Peers, rounds: int) -> tuple[Section, Se
             return times
 
         steps: list[Step] = [_timed(stage, "bare", stage.python, "-c", "pass"), limit, ours, adhoc]
-        if peers.supervisor:
-            programs = {"once": f'command=/bin/sh -c "{target[2]}"\nautostart=false'}
-            daemon = stack.enter_context(Supervisord(stage, peers, programs))
+        if peers.supervisord:
+            hall = stack.enter_context(peers.supervisord.running(stage, {"once": [*target]}))
 
             def theirs() -> dict[str, float]:
-                times = started("supervisorctl", daemon.control("start", "once"))
-                times["supervisorctl-stop"] = stage.time(daemon.control("stop", "once"))
+                times = started("supervisorctl", hall.start("once") or [], **hall.changes)
+                times["supervisorctl-stop"] = stage.time(hall.stop("once") or [], **hall.changes)
                 return times
 
             steps.append(theirs)
@@ -133,20 +136,29 @@ def start_and_stop(stage: Stage, peers: Peers, rounds: int) -> tuple[Section, Se
         samples = interleave(steps, rounds)
         stage.stop("once")
     rows = starting.rows
-    rows.append(ratio_row("start.limit", "the target started by fork and exec (the limit)", samples, "limit", "bare"))
-    rows.append(ratio_row("start.safe", "`safe.sh start --detach`", samples, "safe", "bare", ours=True, bar=6))
+    rows.append(
+        ratio_row(
+            "start.limit", "the target started by fork and exec (the limit)", samples, "limit", "bare", limit=True
+        )
+    )
+    rows.append(ratio_row("start.safe", "`safe.sh start --detach`", samples, "safe", "bare", ours=True, bar=6,
+                          by="safesh"))  # fmt: skip
     rows.append(ratio_row("start.adhoc", "the same ad hoc: `start NAME -- CMD`", samples, "adhoc", "bare", ours=True))
     rows.append(
         ratio_row("start.returned", "`start --detach` until it returns", samples, "safe-returned", "bare", ours=True)
     )
-    stopping.rows.append(ratio_row("stop.safe", "`safe.sh stop --force`", samples, "stop", "bare", ours=True))
-    if peers.supervisor:
+    stopping.rows.append(
+        ratio_row("stop.safe", "`safe.sh stop --force`", samples, "stop", "bare", ours=True, by="safesh")
+    )
+    if peers.supervisord:
         rows.append(
             ratio_row("start.supervisorctl", "`supervisorctl start`", samples, "supervisorctl", "bare",
-                      note="its daemon runs already; startsecs=0")
+                      by="supervisord", note="its daemon runs already; startsecs=0")
         )  # fmt: skip
         stopping.rows.append(
-            ratio_row("stop.supervisorctl", "`supervisorctl stop`", samples, "supervisorctl-stop", "bare")
+            ratio_row(
+                "stop.supervisorctl", "`supervisorctl stop`", samples, "supervisorctl-stop", "bare", by="supervisord"
+            )
         )
     return starting, stopping
 

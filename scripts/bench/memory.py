@@ -3,45 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sysconfig
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.figures import Row, Section
-from bench.peers import FOLDER, Peers, Supervisord
+from bench.loner import loner
+from bench.peers import Peers
 from bench.stage import Stage
 
 _SETTLE = 2.0
-
-
-class Loner(NamedTuple):
-    """An interpreter whose program text nobody else maps, and what the environment needs for it."""
-
-    python: str
-    changes: dict[str, str]
-
-
-def loner(stage: Stage, name: str) -> Loner:
-    """Copy the interpreter (and its shared library, where it has one).
-
-    PSS divides a shared page by all who map it. This benchmark runs in Python too, and so may half the machine; with
-    a copy of its own each contestant is charged in full, whoever else runs.
-    """
-    folder = stage.folder / f"python-{name}"
-    stage.call([stage.python, "-m", "venv", "--copies", "--without-pip", str(folder)])
-    # Its libraries are those of the other one: reading safe.toml needs them.
-    packages = next((folder / "lib").glob("python*/site-packages"))
-    packages.rmdir()
-    packages.symlink_to(next((Path(stage.python).parents[1] / "lib").glob("python*/site-packages")))
-    changes = {}
-    library = Path(str(sysconfig.get_config_var("LIBDIR"))) / str(sysconfig.get_config_var("INSTSONAME"))
-    if sysconfig.get_config_var("Py_ENABLE_SHARED") and library.is_file():
-        shutil.copy(library, folder / "lib")
-        changes = {"LD_LIBRARY_PATH": str(folder / "lib")}
-    return Loner(str(folder / "bin" / "python"), changes)
 
 
 class Reading(NamedTuple):
@@ -90,14 +62,10 @@ def idle(stage: Stage, peers: Peers, seconds: float) -> tuple[Section, Section]:
         child = stage.begin([bare.python, "-c", "import time; time.sleep(600)"], **bare.changes)
         stack.callback(stage.end, child)
         pids["bare"] = child.pid
-        if peers.supervisor:
-            theirs = loner(stage, "supervisord")
-            modules = str(next((FOLDER / "lib").glob("python*/site-packages")))
-            programs = {"idle": "command=sleep 600\nautostart=true"}
-            daemon = stack.enter_context(
-                Supervisord(stage, peers, programs, theirs.python, PYTHONPATH=modules, **theirs.changes)
-            )
-            pids["supervisord"] = daemon.child.pid
+        if peers.supervisord:
+            hall = stack.enter_context(peers.supervisord.running(stage, {"idle": ["sleep", "600"]}, alone=True))
+            hall.begin("idle")
+            pids["supervisord"] = hall.children[""].pid
         else:
             for section in (memory, wakeups):
                 section.missing.append(f"supervisord: {peers.missing['supervisord']}")
@@ -113,22 +81,28 @@ def _fill(memory: Section, wakeups: Section, before: dict[str, Reading], after: 
     labels = {"supervisor": "supervisor", "keeper": "keeper", "supervisord": "supervisord",
               "bare": "bare Python, asleep (the limit of one process)"}  # fmt: skip
     total = before["supervisor"].pss + before["keeper"].pss
-    memory.rows.append(_mebibytes("memory.both", "supervisor + keeper", total, "", ours=True, bar=12))
+    memory.rows.append(_mebibytes("memory.both", "supervisor + keeper", total, "", ours=True, bar=12, by="safesh"))
     for name, reading in before.items():
         ours = name in ("supervisor", "keeper")
         told = f"{reading.private} KiB private"
-        memory.rows.append(_mebibytes(f"memory.{name}", labels[name], reading.pss, told, ours=ours))
+        memory.rows.append(_mebibytes(f"memory.{name}", labels[name], reading.pss, told, ours=ours, **_role(name)))
     both = [after[name].slept - before[name].slept for name in ("supervisor", "keeper")]
-    wakeups.rows.append(_count("wakeups.both", "supervisor + keeper", sum(both), ours=True, bar=0))
+    wakeups.rows.append(_count("wakeups.both", "supervisor + keeper", sum(both), ours=True, bar=0, by="safesh"))
     for name in after:
         if name not in ("supervisor", "keeper"):
-            wakeups.rows.append(_count(f"wakeups.{name}", labels[name], after[name].slept - before[name].slept))
+            slept = after[name].slept - before[name].slept
+            wakeups.rows.append(_count(f"wakeups.{name}", labels[name], slept, **_role(name)))
 
 
-def _mebibytes(key: str, what: str, kib: int, told: str, *, ours: bool, bar: float | None = None) -> Row:
+def _role(name: str) -> dict[str, Any]:
+    roles: dict[str, dict[str, Any]] = {"bare": {"limit": True}, "supervisord": {"by": "supervisord"}}
+    return roles.get(name, {})
+
+
+def _mebibytes(key: str, what: str, kib: int, told: str, **more: Any) -> Row:
     value = kib / 1024
-    return Row(key, what, value, "MiB", value, value, absolute=f"{kib} KiB", ours=ours, bar=bar, note=told)
+    return Row(key, what, value, "MiB", value, value, absolute=f"{kib} KiB", note=told, **more)
 
 
-def _count(key: str, what: str, number: int, *, ours: bool = False, bar: float | None = None) -> Row:
-    return Row(key, what, number, "", number, number, ours=ours, bar=bar)
+def _count(key: str, what: str, number: int, **more: Any) -> Row:
+    return Row(key, what, number, "", number, number, **more)

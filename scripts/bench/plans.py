@@ -11,12 +11,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import peers as rivals
 from bench.figures import Row, Samples, Section, Step, interleave, quartiles, ratios, show
+from bench.install import from_pypi
 from bench.stage import DEADLINE, ROOT, BenchError, Stage
 
 RUNNERS = ("doit", "snakemake")
-_INSTALLING = 400.0
 _SLOW = 100  # steps for whoever takes tens of milliseconds a step: the price of one is what is compared
 _WORKER = ROOT / "tests" / "helpers" / "packages.py"
 
@@ -40,22 +39,10 @@ class Bench:
         if not use:
             self.missing[name] = "not asked for (--no-peers)"
             return
-        command = rivals.FOLDER / "bin" / name
-        if not command.exists() and install:
-            print(f"installing from PyPI into .venv-bench: {name} ...", flush=True)
-            python = rivals.FOLDER / "bin" / "python"
-            try:
-                if not python.exists():
-                    self.stage.call([self.stage.python, "-m", "venv", str(rivals.FOLDER)], _INSTALLING)
-                words = [str(python), "-m", "pip", "install", "-q", name]
-                self.stage.call(words, _INSTALLING, **rivals.proxies())
-            except BenchError as error:
-                self.missing[name] = str(error).replace("\n", " ")[-200:]
-                return
-        if not command.exists():
-            self.missing[name] = "not installed; a full run installs it"
-            return
-        self.commands[name] = str(command)
+        try:
+            self.commands[name] = str(from_pypi(self.stage, name, name, install) / name)
+        except BenchError as error:
+            self.missing[name] = str(error).replace("\n", " ")[-200:]
 
     def lacking(self, *names: str) -> list[str]:
         return [f"{name}: {self.missing[name]}" for name in names if name in self.missing]
@@ -136,7 +123,8 @@ def _price(bench: Bench, rounds: int, count: int) -> Section:
 def _ratio(section: Section, samples: Samples, name: str, base: str, what: str, **more: Any) -> None:
     low, middle, high = quartiles(ratios(samples[name], samples[base]))
     plain = show(quartiles(samples[name])[1] * 1e3, "ms")
-    section.rows.append(Row(f"{section.key}.{name}", what, middle, "x", low, high, plain, **more))
+    by = "safesh" if name == "safe" else name
+    section.rows.append(Row(f"{section.key}.{name}", what, middle, "x", low, high, plain, by=by, **more))
 
 
 def _growth(bench: Bench, rounds: int, count: int) -> Section:
@@ -156,7 +144,7 @@ def _growth(bench: Bench, rounds: int, count: int) -> Section:
         what = {"safe": "`safe.sh run -j2`", "make": "`make -j2`", "doit": "`doit -n 2`"}[name]
         low, middle, high = quartiles(ratios(samples[f"{name} {10 * count}"], samples[f"{name} {count}"]))
         plain = show(quartiles(samples[f"{name} {10 * count}"])[1] * 1e3, "ms each")
-        promise = {"bar": 1.3, "ours": True} if name == "safe" else {}
+        promise: dict[str, Any] = {"bar": 1.3, "ours": True, "by": "safesh"} if name == "safe" else {"by": name}
         section.rows.append(Row(f"plans-growth.{name}", what, middle, "x", low, high, plain, **promise))
     return section
 
@@ -217,7 +205,7 @@ def _gain(bench: Bench, rounds: int, count: int, files: int) -> Iterator[Section
     samples = interleave(turns, rounds, warm_up=0)
     language = "C" if compiler else "Python"
     title = f"{len(steps)} steps: {count} packages in {language} are written, built and tested"
-    section = Section("plans-gain", title, "one step at a time", missing=bench.lacking("make"))
+    section = Section("plans-gain", title, "one step at a time", missing=bench.lacking("make"), most=True)
     share = [one / most for one, most in zip(samples["gain"], samples["bound"], strict=True)]
     low, middle, high = quartiles(share)
     plain = f"{quartiles(samples['gain'])[1]:.2f} of {quartiles(samples['bound'])[1]:.2f}"
@@ -227,7 +215,8 @@ def _gain(bench: Bench, rounds: int, count: int, files: int) -> Iterator[Section
         if f"{name} 2" in samples:
             low, middle, high = quartiles(ratios(samples[f"{name} 1"], samples[f"{name} 2"]))
             plain = show(quartiles(samples[f"{name} 2"])[1], "s")
-            section.rows.append(Row(f"plans-gain.{name}", what, middle, "x", low, high, plain, ours=name == "safe"))
+            by: dict[str, Any] = {"by": "safesh" if name == "safe" else name, "ours": name == "safe"}
+            section.rows.append(Row(f"plans-gain.{name}", what, middle, "x", low, high, plain, **by))
     yield section
 
 

@@ -91,6 +91,7 @@ def _row(
     """A quotient of two times; scale, unit: of the last column."""
     if name not in samples:
         return
+    more.setdefault("by", "safesh" if more.get("ours") else name)
     low, middle, high = quartiles(ratios(samples[name], samples[base]))
     plain = show(quartiles(samples[name])[1] * scale, unit)
     section.rows.append(Row(f"{section.key}.{key or name}", what, middle, "x", low, high, plain, **more))
@@ -161,8 +162,9 @@ def _talks(bench: Bench, rounds: int) -> Section:
         "talk", "a line of 64 bytes to `cat` and back", "os.write and os.read", ("anyio", "pexpect")
     )
     micro: dict[str, Any] = {"scale": 1e6, "unit": "µs"}
-    _row(section, samples, "pipe", "pipe", "`os.write`, `os.read` (the limit of a pipe)", **micro)
-    _row(section, samples, "poll", "pipe", "the same with poll(2) between (the limit of one with a deadline)", **micro)
+    _row(section, samples, "pipe", "pipe", "`os.write`, `os.read` (the limit of a pipe)", limit=True, **micro)
+    with_poll = "the same with poll(2) between (the limit of one with a deadline)"
+    _row(section, samples, "poll", "pipe", with_poll, limit=True, **micro)
     text = "`communicate_with_process`"
     _row(section, samples, "ours", "pipe", text, key="safe", ours=True, bar=2, **micro)
     low, middle, high = quartiles([one * 1e6 for one in samples["ours"]])
@@ -210,6 +212,7 @@ def _captures(bench: Bench, rounds: int, size: int) -> Iterator[Section]:
             if name in bench.peers.libraries:
                 steps.append(step(name, min(size, _SLOW) if name == "sh" else size))
         samples = interleave(steps, rounds)
+        section.most = True
         for name, what, bar in (
             ("subprocess", "`subprocess.run`", None),
             ("ours", "`execute_command(max_output=None)`", 0.9),
@@ -223,7 +226,8 @@ def _captures(bench: Bench, rounds: int, size: int) -> Iterator[Section]:
                 rate = f"{quartiles(samples[name])[1] / _MIB:.0f} MiB/s"
                 key = f"{section.key}.{'safe' if name == 'ours' else name}"
                 mine = name in ("ours", "background")
-                section.rows.append(Row(key, what, middle, "x", low, high, rate, ours=mine, bar=bar, at_least=True))
+                more: dict[str, Any] = {"ours": mine, "bar": bar, "by": "safesh" if mine else name}
+                section.rows.append(Row(key, what, middle, "x", low, high, rate, at_least=True, **more))
         yield section
 
 
@@ -235,7 +239,7 @@ def _crowd(bench: Bench, rounds: int, count: int) -> tuple[Section, ...]:
     times = bench.section("crowd", f"{count} at once: time, and how many are left", base)
     for lap, words in _STEPS.items():
         for name, who in whose.items():
-            micro: dict[str, Any] = {"scale": 1e6 / count, "unit": "µs each"}
+            micro: dict[str, Any] = {"scale": 1e6 / count, "unit": "µs each", "contest": lap}
             key = f"{'safe' if name == 'ours' else name}-{lap}"
             theirs = f"popen-{lap}"
             _row(times, samples, f"{name}-{lap}", theirs, f"{who}: {words}", key=key, ours=name == "ours", **micro)
@@ -244,12 +248,16 @@ def _crowd(bench: Bench, rounds: int, count: int) -> tuple[Section, ...]:
         mine = name == "ours"
         key = f"{times.key}.{'safe' if mine else name}-left"
         what = f"{who}: left over, not collected ones included"
-        times.rows.append(Row(key, what, left, "", left, left, ours=mine, bar=0 if mine else None))
+        by = "safesh" if mine else name
+        times.rows.append(
+            Row(key, what, left, "", left, left, ours=mine, bar=0 if mine else None, by=by, contest="left")
+        )
     memory = bench.section("crowd-memory", f"{count} at once: memory", "resident memory of the parent, a process")
     for name, who in whose.items():
         low, middle, high = quartiles(samples[f"{name}-memory"])
         key = f"{memory.key}.{'safe' if name == 'ours' else name}"
-        memory.rows.append(Row(key, who, middle, "KiB", low, high, ours=name == "ours"))
+        by = "safesh" if name == "ours" else name
+        memory.rows.append(Row(key, who, middle, "KiB", low, high, ours=name == "ours", by=by))
     return times, memory
 
 

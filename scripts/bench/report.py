@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench.figures import Row, Section
+from bench.figures import Row, Section, show
 from bench.peers import Peers
 from bench.stage import ROOT, SAFE, Stage
 from bench.throughput import file_system
@@ -18,6 +18,8 @@ DOCUMENT = ROOT / "docs" / "benchmarks.md"
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 PLANS_BEGIN, PLANS_END = "<!-- plans figures: begin -->", "<!-- plans figures: end -->"
 PROCESS_BEGIN, PROCESS_END = "<!-- process figures: begin -->", "<!-- process figures: end -->"
+SIDE_BEGIN, SIDE_END = "<!-- side figures: begin -->", "<!-- side figures: end -->"
+ESCAPE_BEGIN, ESCAPE_END = "<!-- escape figures: begin -->", "<!-- escape figures: end -->"
 
 
 class Results:
@@ -82,11 +84,14 @@ def table(section: Section) -> str:
     widths = [max(len(line[column]) for line in cells) for column in range(5)] if cells else []
     for line, row in zip(cells, section.rows, strict=True):
         mark = "*" if row.ours else " "
+        best = "best" if row in section.best() else ""
         text = "  ".join(
             cell.ljust(width) if number in (0, 3) else cell.rjust(width)
             for number, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
-        lines.append(f"  {mark} {text}  {row.verdict.upper() if row.verdict == 'short' else row.verdict}".rstrip())
+        lines.append(
+            f"  {mark} {text}  {row.verdict.upper() if row.verdict == 'short' else row.verdict} {best}".rstrip()
+        )
         if row.note:
             lines.append(f"      {row.note}")
     lines += [f"    not measured: {line}" for line in section.missing]
@@ -119,11 +124,13 @@ def closing(results: Results) -> str:
 
 def parts(results: Results) -> list[tuple[str, str, list[Section]]]:
     """The generated parts of docs/benchmarks.md that this run has figures for: first line, last line, sections."""
-    process = [section for section in results.sections if section.key.startswith("process-")]
-    plans = [section for section in results.sections if section.key.startswith("plans-")]
-    targets = [section for section in results.sections if not section.key.startswith(("process-", "plans-"))]
-    each = [(BEGIN, END, targets), (PROCESS_BEGIN, PROCESS_END, process), (PLANS_BEGIN, PLANS_END, plans)]
-    return [part for part in each if part[2]]
+    places = {"process": (PROCESS_BEGIN, PROCESS_END), "plans": (PLANS_BEGIN, PLANS_END),
+              "side": (SIDE_BEGIN, SIDE_END), "escape": (ESCAPE_BEGIN, ESCAPE_END), "": (BEGIN, END)}  # fmt: skip
+    found: dict[str, list[Section]] = {}
+    for section in results.sections:
+        kind = section.key.partition("-")[0]
+        found.setdefault(kind if kind in places else "", []).append(section)
+    return [(*places[kind], found[kind]) for kind in ("", "process", "plans", "side", "escape") if kind in found]
 
 
 def markdown(results: Results, begin: str, end: str, sections: list[Section]) -> str:
@@ -136,16 +143,48 @@ def markdown(results: Results, begin: str, end: str, sections: list[Section]) ->
         lines += ["", f"### {section.title}", "", base[0].upper() + base[1:], ""]
         lines += ["| | measured | half of the rounds lay in | promised | verdict | in plain units |"]
         lines += ["|---|--:|--:|--:|---|--:|"]
+        best = section.best()
         for row in section.rows:
             what = f"**{row.what}**" if row.ours else row.what
             what += f" ({row.note})" if row.note else ""
             verdict = "**short**" if row.verdict == "short" else row.verdict
+            verdict = ", ".join(word for word in (verdict, "**best**" if row in best else "") if word)
             lines.append(f"| {what} | {row.measured} | {row.spread} | {row.promise} | {verdict} | {row.absolute} |")
         lines += ["", *[f"Not measured: {line}." for line in section.missing]] if section.missing else []
+    lines += [*_limits(sections), "", *_ahead(sections)]
     missed = [row for section in sections for row in section.rows if row.verdict == "short"]
     short = [f"`{row.key}` ({row.measured}, promised {row.promise})" for row in missed]
-    lines += ["", f"Short of its promise: {', '.join(short)}." if short else "No promise is missed.", "", end]
-    return "\n".join(lines)
+    if any(row.bar is not None for section in sections for row in section.rows):
+        lines += ["", f"Short of its promise: {', '.join(short)}." if short else "No promise is missed."]
+    return "\n".join((*lines, "", end))
+
+
+def _limits(sections: list[Section]) -> list[str]:
+    """What nobody can undercut, and how far from it we are; nothing where no limit was measured."""
+    found = [(section, *pair) for section in sections for pair in section.limits()]
+    if not found:
+        return []
+    lines = ["", "### The limits, and our distance to them", ""]
+    lines += ["| | what nobody can undercut | that takes | we take | distance |", "|---|---|--:|--:|--:|"]
+    for section, limit, ours in found:
+        larger, smaller = (limit, ours) if section.most else (ours, limit)
+        factor = show(larger.value / smaller.value, "x") if smaller.value else "" if larger.value else "none"
+        cells = (limit.absolute or limit.measured, ours.absolute or ours.measured)
+        what = limit.what.replace(" (the limit)", "")
+        lines.append(f"| {section.title} | {what} | {cells[0]} | {cells[1]} | {factor} |")
+    return lines
+
+
+def _ahead(sections: list[Section]) -> list[str]:
+    """A list for whoever reads nothing else."""
+    if not any(ours and others for section in sections for ours, others in section.contests()):
+        return []
+    told = [
+        f"- {section.title}: {', '.join(f'{row.by} {row.measured}' for row in rows)}"
+        for section in sections
+        if (rows := section.ahead())
+    ]
+    return ["Rows where a peer is ahead of us:", "", *told] if told else ["Rows where a peer is ahead of us: none."]
 
 
 def write(results: Results, document: Path = DOCUMENT) -> None:

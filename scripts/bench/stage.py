@@ -44,6 +44,7 @@ class Stage:
         self._targets: dict[str, Sequence[str]] = {}
         self._started: list[str] = []
         self._children: list[subprocess.Popen[bytes]] = []
+        self.spawned = 0.0  # when the last one was, by time.perf_counter()
         self._errors = (self.folder / "stderr").open("w+b")
 
     def __enter__(self) -> Self:
@@ -78,8 +79,9 @@ class Stage:
 
     # ---- commands that end
 
-    def time(self, command: Sequence[str], **changes: str) -> float:
-        """Seconds from before the fork until the exit status was collected. BenchError unless it is 0."""
+    def spawn(self, command: Sequence[str], **changes: str) -> int:
+        """The pid of a child whose status the caller collects with :meth:`ended`; nothing is between it and now but
+        posix_spawn(3)."""
         self._errors.seek(0)
         self._errors.truncate()
         environment = self.environment(**changes)
@@ -90,17 +92,24 @@ class Stage:
             (os.POSIX_SPAWN_DUP2, self._errors.fileno(), 2),
         ]
         # A child begins with the dispositions of a shell's, not with Python's.
-        begin = time.perf_counter()
-        pid = os.posix_spawn(program, list(command), environment, file_actions=actions, setsigdef=[signal.SIGPIPE])
+        self.spawned = time.perf_counter()
+        return os.posix_spawn(program, list(command), environment, file_actions=actions, setsigdef=[signal.SIGPIPE])
+
+    def ended(self, pid: int, command: Sequence[str]) -> float:
+        """Seconds since it was spawned, as soon as its status is collected. BenchError unless it is 0."""
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        seconds = time.perf_counter() - begin
+        seconds = time.perf_counter() - self.spawned
         if status:
             self._errors.seek(0)
             said = self._errors.read().decode(errors="replace").strip()
             raise BenchError(f"{' '.join(command)}: exit status {status}: {said or 'said nothing'}")
         return seconds
 
-    def call(self, command: Sequence[str], /, deadline: float = DEADLINE, **changes: str) -> str:
+    def time(self, command: Sequence[str], **changes: str) -> float:
+        """Seconds from before the fork until the exit status was collected. BenchError unless it is 0."""
+        return self.ended(self.spawn(command, **changes), command)
+
+    def call(self, command: Sequence[str], deadline: float = DEADLINE, /, **changes: str) -> str:
         """Run a command that is not timed; its stdout. BenchError when it fails."""
         try:
             done = subprocess.run(

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from helpers.campaign import FULL, in_full
 from helpers.procs import Spawn, environ, scan, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,6 +149,112 @@ def test_an_interrupted_run_ends_what_it_started(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+# ---- side by side with other supervisors
+
+DAEMONS = ("safesh", "supervisord", "circus", "pm2", "runit", "s6", "monit")
+WRAPPERS = ("honcho", "tini", "dumb-init")
+
+
+def enclosed(part: str, folder: Path, **settings: object) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """(versions and missing, sections) of a part that runs in a namespace of its own."""
+    script = (
+        "import json, sys\nfrom bench.inside import sections\nfrom bench.stage import Stage\ntold = {}\n"
+        "with Stage() as stage:\n"
+        "    found = [one.plain() for one in sections(stage, sys.argv[1], json.loads(sys.argv[2]), told)]\n"
+        "print(json.dumps([told, found]))\n"
+    )
+    _command, environment = bench(folder=folder)
+    done = subprocess.run(
+        [sys.executable, "-c", script, part, json.dumps(settings)],
+        env={**environment, "PYTHONPATH": str(ROOT / "scripts")},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    told, found = json.loads(done.stdout.splitlines()[-1])
+    return told, found
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short name: supervisors put their sockets there (108 bytes, unix(7))."""
+    folder = Path(tempfile.mkdtemp(prefix="sfb-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize("name", in_full(["safesh", "supervisord", "runit", "s6", *WRAPPERS], "circus", "pm2", "monit"))
+def test_an_adapter_starts_tells_stops_and_leaves_nobody(name: str, short: Path) -> None:
+    """Checked against the kernel, not against what the rival says. In full it is installed first, if it can be."""
+    told, sections = enclosed("check", short, rivals=[name], install=FULL)
+    if name in told["missing"]:
+        pytest.skip(f"{name}: {told['missing'][name]}")
+    assert told["versions"][name]
+    (section,) = sections
+    kept = {row["what"]: (row["value"], row["absolute"]) for row in section["rows"]}
+    assert set(kept) == {"runs", "supervisor", "stops", "leaves"} | ({"status"} if name in DAEMONS else set())
+    assert {what: told for what, (value, told) in kept.items() if not value} == {}
+    assert left_below(short) == []
+    assert list(short.iterdir()) == []
+
+
+def test_side_by_side_rows_name_the_contestants_and_their_limits(short: Path) -> None:
+    settings = {"wrapper": 1, "status": 1, "start": 1, "kill": 1, "idle": 0.2, "counts": [1], "load": None}
+    told, sections = enclosed("side", short, rivals=["safesh", "tini"], **settings)
+    assert told["missing"].keys() <= {"tini"}
+    rows = {row["key"]: row for section in sections for row in section["rows"]}
+    for part in ("wrap", "status", "start", "stop", "gone", "kill", "memory-1", "wakeups-1"):
+        ours = rows[f"side-{part}.safesh"]
+        assert ours["ours"]
+        assert not ours["limit"]
+        assert any(row["limit"] for key, row in rows.items() if key.startswith(f"side-{part}.")), part
+    if "tini" not in told["missing"]:
+        assert rows["side-start.tini"]["by"] == "tini"
+        assert "side-status.tini" not in rows
+        assert "tini: has none" in next(one for one in sections if one["key"] == "side-status")["missing"]
+    assert rows["side-start.limit"]["value"] < rows["side-start.safesh"]["value"]
+    assert rows["side-gone.safesh"]["value"] <= rows["side-stop.safesh"]["value"] * 1.5
+    assert left_below(short) == []
+    assert list(short.iterdir()) == []
+
+
+def test_a_peer_that_wins_is_shown_winning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    from bench.figures import Row, Section
+    from bench.report import markdown, table
+
+    def row(name: str, value: float, **more: Any) -> Row:
+        return Row(f"x.{name}", name, value, "x", value, value, absolute=f"{value * 10:g} ms", **more)
+
+    least = Section("side-x", "a race", "bare", [
+        row("limit", 0.5, limit=True), row("we", 2.0, ours=True, by="safesh"), row("they", 1.0, by="they"),
+        row("others", 3.0, by="others"), row("unasked", 0.1),
+    ])  # fmt: skip
+    most = Section("side-y", "a flow", "cat", [row("we", 2.0, ours=True, by="safesh"), row("they", 1.0, by="they")])
+    most.most = True
+    assert [one.what for one in least.best()] == ["they"]
+    assert [one.what for one in least.ahead()] == ["they"]
+    assert [one.what for one in most.best()] == ["we"]
+    assert most.ahead() == []
+    assert [(limit.what, ours.what) for limit, ours in least.limits()] == [("limit", "we")]
+    again = Section.of(json.loads(json.dumps(least.plain())))
+    assert again == least
+    assert [line.split()[0] for line in table(least).splitlines() if line.endswith(" best")] == ["they"]
+
+    class Measured:
+        date, versions, sections = "today", {"they": "they 1"}, [least, most]
+        machine = dict.fromkeys(("cores", "architecture", "system", "kernel", "file_system", "load_before",
+                                 "load_after"), "?")  # fmt: skip
+
+    told = markdown(Measured(), "<", ">", [least, most])  # type: ignore[arg-type]
+    assert "| they | 1 x |  |  | **best** | 10 ms |" in told
+    assert "| a race | limit | 5 ms | 20 ms | 4 x |" in told
+    assert "Rows where a peer is ahead of us:\n\n- a race: they 1 x\n" in told
+    assert "a flow: " not in told
+
+
 def test_a_row_that_falls_short_is_told_and_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     from bench.figures import Row, Section
@@ -168,7 +279,8 @@ def test_the_documents_measured_parts_are_replaced_and_nothing_else(
 
     text = report.DOCUMENT.read_text(encoding="utf-8")
     lines = (report.BEGIN, report.END, report.PROCESS_BEGIN, report.PROCESS_END)
-    assert [text.count(line) for line in (*lines, report.PLANS_BEGIN, report.PLANS_END)] == [1] * 6
+    others = [f"{part}_{edge}" for part in ("PLANS", "SIDE", "ESCAPE") for edge in ("BEGIN", "END")]
+    assert [text.count(line) for line in (*lines, *(getattr(report, name) for name in others))] == [1] * 10
     document = tmp_path / "benchmarks.md"
     old = "before\n{}\nold\n{}\nbetween\n{}\nold\n{}\nafter\n".format(*lines)
     document.write_text(old, encoding="utf-8")
