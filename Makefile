@@ -40,10 +40,16 @@ bench: ## measure, as ratios in one run; see docs/benchmarks.md
 	@scripts/bootstrap.sh .venv
 	@env -u PYTHONDONTWRITEBYTECODE .venv/bin/python scripts/bench.py $(ARGS)
 
+.PHONY: pictures
+pictures: ## take the pictures of the terminal in docs/images anew
+	@scripts/bootstrap.sh .venv-dev --extras dev
+	@.venv-dev/bin/python scripts/pictures.py
+
 .PHONY: faults
-faults: ## the tests in full: each race hundreds of times, each table with all of its cases (an hour)
-	@SAFESH_CAMPAIGN=full scripts/test.sh $$(grep -rlE 'helpers(\.| import )campaign' tests --include='test_*.py' | sort) \
-	  $(ARGS)
+faults: ## break it on purpose: campaign, system calls, fuzzing, neighbours, soak, races (ARGS=--quick: minutes)
+	@scripts/bootstrap.sh .venv
+	@scripts/bootstrap.sh .venv-dev --extras dev
+	@env -u PYTHONDONTWRITEBYTECODE .venv-dev/bin/python scripts/faults.py $(ARGS)
 
 .PHONY: install uninstall clean
 install: ## install the command `safesh` for you (PREFIX=~/.local; root: /usr/local)

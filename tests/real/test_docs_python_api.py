@@ -1,4 +1,5 @@
-"""Every example that is Python is run as it stands, and the page says all there is to say of the public surface.
+"""Every example that is Python, on any page, is run as it stands, and docs/python-api.md says all there is to say of
+the public surface.
 
 A block runs in a Python of its own, in an empty folder with an empty HOME. It must end well, say nothing on stderr,
 print exactly what its ``# →`` comments show (``...`` stands for anything), and leave no process.
@@ -19,27 +20,22 @@ import pytest
 import safesh
 from helpers import procs
 from helpers.home import ROOT, SUPERVISOR, Home
+from helpers.pages import blocks, name_of, pages
 
 PAGE = ROOT / "docs" / "python-api.md"
-_FENCE = re.compile(r"^```python\n(.*?)^```$", re.M | re.S)
 _SHOWN = re.compile(r"# → (.*)$", re.M)
 
 
 def examples(file: Path) -> list[object]:
-    """The Python blocks of a page as parameters, each named by its section."""
-    text = file.read_text(encoding="utf-8")
-    counts: dict[str, int] = {}
-    found = []
-    for match in _FENCE.finditer(text):
-        title = re.findall(r"^#+ (.*)$", text[: match.start()], re.M)[-1]
-        name = re.sub(r"\W+", "-", title).strip("-").lower()
-        counts[name] = number = counts.get(name, 0) + 1
-        line = text[: match.start()].count("\n") + 2
-        found.append(pytest.param(file, line, match[1], id=f"{file.stem.lower()}-{name}-{number}"))
-    return found
+    """The Python blocks of a page as parameters, each named by its section. A file of the page's project is none."""
+    return [
+        pytest.param(file, one.line, one.text, id=name_of(one))
+        for one in blocks(file, "python")
+        if one.note("not run: ") is None and one.note("file: ") is None
+    ]
 
 
-EXAMPLES = examples(PAGE) + examples(ROOT / "docs" / "plans.md") + examples(ROOT / "README.md")
+EXAMPLES = [one for page in pages() for one in examples(page)]
 
 
 @pytest.mark.timeout(90)

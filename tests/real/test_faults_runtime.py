@@ -132,6 +132,21 @@ def test_too_few_processes_for_a_start_are_one_line_or_no_matter(home: Home, saf
     assert members(home, project="default") == []
 
 
+def test_a_start_that_lacks_descriptors_is_told_also_where_it_is_tried_again_for_ever(home: Home, safe: Safe) -> None:
+    more = 'restart = "on-failure"\nstart_limit = { count = 0 }\nbackoff = { initial = "0.2s", max = "0.2s" }'
+    write_target(home, more=more)
+    told = []
+    for limit in (9, 11, 12, 13, 14):
+        try:
+            result = run(PRLIMIT, f"--nofile={limit}", *CLI, "start", "t", "--detach")
+            told.append((result.rc, result.err))
+        finally:
+            safe("stop", "t", "--force", "--now")
+        assert members(home) == []
+    assert {code for code, _said in told} <= {0, 71, 73}, told
+    assert any("starts again in" in said for _code, said in told), told
+
+
 @pytest.mark.pidns
 def test_a_target_without_processes_left_is_still_ended(home: Home, safe: Safe) -> None:
     """A tree at its limit of processes: ending it needs none."""
@@ -518,6 +533,17 @@ def test_a_restart_during_a_backoff_starts_at_once(home: Home, safe: Safe) -> No
         assert len(members(home)) == 1
         stop(safe)
         child.wait(5)
+
+
+def test_a_restart_of_what_does_not_run_starts_it(home: Home, safe: Safe) -> None:
+    """Also where a start would look first whether there is room: a restart does not."""
+    write_target(home, more='admission = { needs_memory = "900T" }')
+    try:
+        assert "runs" in safe("restart", "t", "--force").check(0).out
+        assert len(members(home)) == 1
+        stop(safe)
+    finally:
+        safe("stop", "t", "--force", "--now")
 
 
 def test_a_restart_during_a_stop_is_told_and_leaves_one_or_none(home: Home, safe: Safe) -> None:

@@ -36,6 +36,7 @@ from helpers.faults_tools import (
     tiny_disk,
     wait_gone,
     wait_log,
+    wait_record,
     write_target,
 )
 from helpers.home import CLI, Home, Safe
@@ -500,7 +501,8 @@ def test_files_of_others_beside_our_projects_disturb_nobody(home: Home, safe: Sa
 def test_a_state_folder_emptied_under_a_running_target_leaves_nobody_behind(
     home: Home, safe: Safe, keep_folder: bool
 ) -> None:
-    """Somebody ran ``rm -rf``: nobody can find the supervisor any more, but its end still ends the tree."""
+    """Somebody ran ``rm -rf``: the supervisor's lock is gone, but its run is found by its mark, so no second one starts
+    beside it; and the supervisor's end still ends the tree."""
     write_target(home)
     with safe.started("t"):
         found = record_of(home)
@@ -509,13 +511,38 @@ def test_a_state_folder_emptied_under_a_running_target_leaves_nobody_behind(
             path.unlink()
         if not keep_folder:
             folder.rmdir()
-        second = safe("start", "t", "--detach")
-        if second.rc == 0:
-            safe("stop", "t", "--force", "--now").check(0)
-        assert second.rc in (0, 75)
+        one_line(safe("start", "t", "--detach").check(75), "without a supervisor", hint=True)
+        assert len(members(home)) == 1
         kill(found["supervisor"], signal.SIGTERM)
         wait_gone(found["supervisor"])
         wait_until(lambda: not members(home), 5)
+
+
+def test_a_supervisor_whose_lock_somebody_else_holds_starts_nothing_again(home: Home, safe: Safe) -> None:
+    """Between two runs nobody of the first instance lives: only its lock could tell of it, and that was removed."""
+    write_target(home, "echo up; exit 3", more='restart = "always"\nbackoff = { initial = "1s", jitter = 0 }')
+    with safe.started("t"):
+        first = wait_record(home, state="backoff")
+        for path in (home.state / "proj").iterdir():
+            path.unlink()
+        write_target(home)
+        with safe.started("t"):
+            second = record_of(home)
+            wait_gone(first["supervisor"], 10)
+            assert len(members(home)) == 1
+            assert procs.alive(second["main"]["pid"], second["main"]["start"])
+
+
+def test_a_lock_that_was_only_removed_is_taken_again_for_the_next_run(home: Home, safe: Safe) -> None:
+    write_target(home, "echo up; sleep 600", more='restart = "always"\nbackoff = { initial = "0.1s", jitter = 0 }')
+    with safe.started("t"):
+        found = record_of(home)
+        home.state_file("t.lock").unlink()
+        kill(found["main"], signal.SIGKILL)
+        wait_record(home, restarts=1, state="running")
+        shown = safe("status", "t").check(0)
+        assert "removed or replaced" not in shown.out
+        one_line(safe("start", "t", "--detach").check(75), "already running", hint=True)
 
 
 # --- a full disk --------------------------------------------------------------------------------------
