@@ -112,7 +112,7 @@ def try_acquire(path: str) -> Lock | None:
             ) from None
         try:
             if shared and os.fstat(fd).st_nlink > 1:
-                # Where the kernel lets others link to our files (proc_sys_fs(5), protected_hardlinks): we write into it.
+                # Where others may link to our files (proc_sys_fs(5), protected_hardlinks): we write into it.
                 os.close(fd)
                 raise StateError("is a second name of another file", place=path, hint=f"look at it: ls -li {path}")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
