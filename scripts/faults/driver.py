@@ -105,6 +105,9 @@ class Driver:
         """Undo, so that nothing outlives the world; take away what a world that failed has left of cgroups."""
         self.undo_until(float("inf"))
         self.world.end_everybody()
+        self.remove_groups()
+
+    def remove_groups(self) -> None:
         folder = self.world.cgroup
         for path in folder.glob("safesh-*") if folder is not None and folder.name.startswith("faults-") else []:
             for inner, _folders, _files in os.walk(path, topdown=False):
@@ -265,7 +268,8 @@ class Driver:
             self.count(f"SIG{name} to {role}")
 
     def _kill_command(self, commands: list[Command], draw: float) -> None:
-        there = [one for one in commands if not one.poll()]
+        # Not exec: it is an init without a holder, and what it leaves when it is killed is nobody's.
+        there = [one for one in commands if not one.poll() and one.argv[0] != "exec"]
         if not there:
             return
         one = there[int(draw * len(there))]
@@ -302,11 +306,11 @@ class Driver:
         """Holders whose lock's file is not the one in the state folder: no command finds them, so they get a SIGTERM,
         as docs/reliability.md tells whoever has lost the folder; they have to end, with their trees."""
         world, members = self.world, self.world.members()
-        lost = [
-            one for one in world.holders("", members) if not processes.holds(one.pid, str(world.lock(one.instance)))
-        ]
+        holders = world.holders("", members)
+        lost = [one for one in holders if not processes.holds(one.pid, str(world.lock(one.instance)))]
         for one in lost:
             _send(one, signal.SIGTERM)
+        for one in holders:  # a record of theirs may have been overwritten: nobody knows any more who has to be woken
             _send(one, signal.SIGCONT)
         if not world.wait(lambda: not any(processes.alive(one.key) for one in lost), invariants.SETTLE):
             self.seen += [f"SIGTERM did not end it: {one}" for one in lost if processes.alive(one.key)]

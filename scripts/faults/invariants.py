@@ -260,4 +260,6 @@ def _problems_of_events(path: Path, known: Knowledge) -> list[str]:
 
 
 def _is_damaged(world: World, path: Path) -> bool:
-    return str(path) in world.damaged or not os.path.lexists(path)
+    """A rotated log is what its log was."""
+    log = str(path).partition(".log.")[0] + ".log"
+    return str(path) in world.damaged or log in world.damaged or not os.path.lexists(path)

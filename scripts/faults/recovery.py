@@ -66,12 +66,16 @@ def _left(driver: Driver) -> list[Process]:
 
 
 def _cgroups(driver: Driver) -> list[str]:
-    """No cgroup of a run is left, either."""
+    """No cgroup of a run is left, either, unless we have spoilt what tells where it is."""
     folder = driver.world.cgroup
-    if folder is None or not folder.name.startswith("faults-") or driver.known.lost:
+    if folder is None or not folder.name.startswith("faults-"):
         return []
     driver.world.wait(lambda: not [*folder.glob("safesh-*")], 1)
-    return [f"left: {path}" for path in folder.glob("safesh-*")]
+    left = [f"left: {path}" for path in folder.glob("safesh-*")]
+    if left and (driver.known.lost or any(path.endswith((".lock", ".json")) for path in driver.world.damaged)):
+        driver.remove_groups()
+        return []
+    return left
 
 
 def _succeed(driver: Driver, *words: str) -> list[str]:
