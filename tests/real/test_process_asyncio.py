@@ -382,8 +382,9 @@ def test_a_deadline_ends_a_stream_whose_reader_sleeps(go: Go) -> None:
     async def main() -> None:
         async with astream_command("yes", timeout=0.5) as lines:
             await anext(lines)  # type: ignore[arg-type]
-            await asyncio.sleep(2.0)
-            assert lines.result.done
+            async with asyncio.timeout(20):
+                while not lines.result.done:
+                    await asyncio.sleep(0.05)
             assert lines.result.timed_out
 
     go(main())

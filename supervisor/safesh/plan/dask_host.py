@@ -75,7 +75,7 @@ class Host:
         self.lease = lease
         self.folder = folder
         self.expires = monotonic() + lease
-        self.engine = LocalEngine(contain="keeper")
+        self.engine = LocalEngine(contain="keeper", into_pipes=True)
         self.steps: dict[int, _Step] = {}
         self.seen: set[int] = set()  # one order is obeyed once, however often it is sent
         self.rest = b""

@@ -25,13 +25,14 @@ class LocalEngine:
     """Steps as contained runs of this process; see ``engine.Engine`` for the contract.
 
     contain: "session" where somebody above ends what is left when this process is killed (``safe.sh run``), else
-    "keeper".
+    "keeper". into_pipes: the logs are pipes that the caller made and reads.
     """
 
     name = "local"
 
-    def __init__(self, *, contain: str = "session", stop: StopPolicy = STOP) -> None:
+    def __init__(self, *, contain: str = "session", stop: StopPolicy = STOP, into_pipes: bool = False) -> None:
         self._contain = contain
+        self._into_pipes = into_pipes
         self._stop = stop
         self._lock = threading.Lock()
         self._jobs: dict[str, Job] = {}
@@ -78,7 +79,8 @@ class LocalEngine:
         plan.stop = self._stop
         plan.contain = self._contain
         first = os.O_TRUNC if order.attempt == 1 else 0
-        plan.output_fd = open_regular(order.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | first)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | first
+        plan.output_fd = os.open(order.log, flags, 0o600) if self._into_pipes else open_regular(order.log, flags)
         if order.attempt > 1:
             os.write(plan.output_fd, f"\n--- attempt {order.attempt} ---\n".encode())
         return Job(plan)
