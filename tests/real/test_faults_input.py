@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -307,6 +308,21 @@ def test_a_config_broken_meanwhile_keeps_nobody_from_ending_what_it_started(
         assert "targets.t.command" in result.err
         assert members(home) == []
         one_line(safe("stop", "nosuch", "--force").check(78), "targets.t.command")
+
+
+@pytest.mark.parametrize("beside", [True, False], ids=["beside another", "alone"])
+@pytest.mark.parametrize("verb", [["stop", "t"], ["kill-all"]])
+def test_a_broken_config_and_a_damaged_record_keep_nobody_from_ending_what_runs(
+    home: Home, safe: Safe, verb: list[str], beside: bool
+) -> None:
+    home.write_config(table(SLEEPER, "t") + table(SLEEPER, "u"))
+    with safe.started("t"), safe.started("u") if beside else nullcontext():
+        home.write_config("[targets.t]\ncommand = 5\n")
+        home.state_file("t.json").write_text("{")
+        result = safe(*verb, "--force").check(0)
+        assert "t: stopped" in result.out
+        assert "targets.t.command" in result.err
+        assert members(home, "t") == []
 
 
 def test_without_a_config_a_name_never_means_another_projects_target(home: Home, safe: Safe) -> None:

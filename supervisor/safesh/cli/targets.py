@@ -89,13 +89,18 @@ def _pick(found: list[Chosen], name: str, config: Config | None) -> Chosen | Non
 def choose_for_ending(args: dict[str, Any], names: list[str]) -> list[Chosen]:
     """As ``choose``; a safe.toml that has been broken meanwhile keeps nobody from ending what it started.
 
-    Then the instances are those whose records name that file, and the problem is told on stderr.
+    Then the instances are those whose records name that file, and those beside them whose records cannot be read; the
+    problem is told on stderr.
     """
     try:
         return choose(open_config(args), names)
     except ConfigError as error:
         path = os.path.abspath(configs.find(explicit=args.get("config")) or "")
-        known = [one for one in list_instances(None) if one.config == path]
+        every = list_instances(None)
+        known = [one for one in every if one.config == path]
+        # A record that is damaged, or was never written, names no file: then its folder tells whose it is.
+        folders = {one.paths.folder for one in known} | {_usual_folder(path)}
+        known += [one for one in every if not one.config and one.paths.folder in folders]
         chosen = [one for one in known if not names or set(names) & set(one.names())]
         if not chosen or not set(names) <= {name for one in chosen for name in one.names()}:
             raise
@@ -104,6 +109,12 @@ def choose_for_ending(args: dict[str, Any], names: list[str]) -> list[Chosen]:
         if sys.stderr is not None:
             sys.stderr.write(render.problem(error) + "\n")
         return chosen
+
+
+def _usual_folder(path: str) -> str:
+    from safesh._targets import project_of
+
+    return os.path.join(state_home(), project_of(path))
 
 
 def users_of(args: dict[str, Any], chosen: list[Chosen]) -> list[Chosen]:
