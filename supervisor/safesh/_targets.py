@@ -13,7 +13,7 @@ from typing import Any
 
 from safesh import _schema, model, paths
 from safesh.clock import format_duration, shown
-from safesh.config import Config, display
+from safesh.config import Config, display, project_of
 from safesh.errors import ConfigError, UsageError
 
 _POSITION = re.compile(r"\(at line (\d+), column (\d+)\)$")
@@ -47,14 +47,6 @@ def build(text: str, path: str) -> Config:
     _share_files(targets, source)
     check_dependencies(targets, source)
     return Config(path=path, project=project, targets=targets)
-
-
-def project_of(path: str) -> str:
-    """The project's name when the file gives none: its folder's, with what no file name may hold left out."""
-    folder = os.path.basename(os.path.dirname(path))
-    letters = [letter if letter.isprintable() and not letter.isspace() and letter != "\\" else "-" for letter in folder]
-    name = "".join(letters).lstrip(".-").encode()[:80].decode("utf-8", "ignore")
-    return name or "default"
 
 
 def parse_toml(text: str, source: str) -> dict[str, Any]:

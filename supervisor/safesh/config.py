@@ -113,6 +113,14 @@ def _digest(text: str) -> str:
     return blake2b(text.encode(), digest_size=6).hexdigest()
 
 
+def project_of(path: str) -> str:
+    """The project's name when the file gives none: its folder's, with what no file name may hold left out."""
+    folder = os.path.basename(os.path.dirname(path))
+    letters = [letter if letter.isprintable() and not letter.isspace() and letter != "\\" else "-" for letter in folder]
+    name = "".join(letters).lstrip(".-").encode()[:80].decode("utf-8", "ignore")
+    return name or "default"
+
+
 def ad_hoc(name: str, command: list[str], project: str | None = None, config: Config | None = None) -> TargetSpec:
     """A target made of a command line alone; it runs in the working directory.
 

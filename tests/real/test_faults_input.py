@@ -317,11 +317,11 @@ def test_a_broken_config_and_a_damaged_record_keep_nobody_from_ending_what_runs(
 ) -> None:
     home.write_config(table(SLEEPER, "t") + table(SLEEPER, "u"))
     with safe.started("t"), safe.started("u") if beside else nullcontext():
-        home.write_config("[targets.t]\ncommand = 5\n")
+        (home.project / "safe.toml").write_bytes(b"[targets.t]\ncommand = 5\n" if beside else b"\xd6")
         home.state_file("t.json").write_text("{")
         result = safe(*verb, "--force").check(0)
         assert "t: stopped" in result.out
-        assert "targets.t.command" in result.err
+        assert "targets.t.command" in result.err or "UTF-8" in result.err
         assert members(home, "t") == []
 
 

@@ -144,11 +144,11 @@ def test_what_is_left_out_has_the_models_defaults(write: Write) -> None:
     [("robot", "robot"), ("my robot", "my-robot"), (".hidden", "hidden"), ("--", "default"), ("ä" * 60, "ä" * 40)],
 )
 def test_the_project_is_named_after_the_folder(folder: str, project: str) -> None:
-    assert _targets.project_of(f"/srv/{folder}/safe.toml") == project
+    assert config.project_of(f"/srv/{folder}/safe.toml") == project
 
 
 def test_the_root_folder_gives_the_default_project() -> None:
-    assert _targets.project_of("/safe.toml") == "default"
+    assert config.project_of("/safe.toml") == "default"
 
 
 def test_a_byte_order_mark_and_windows_line_ends_are_read(write: Write) -> None:

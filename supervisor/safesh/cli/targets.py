@@ -99,7 +99,7 @@ def choose_for_ending(args: dict[str, Any], names: list[str]) -> list[Chosen]:
         every = list_instances(None)
         known = [one for one in every if one.config == path]
         # A record that is damaged, or was never written, names no file: then its folder tells whose it is.
-        folders = {one.paths.folder for one in known} | {_usual_folder(path)}
+        folders = {one.paths.folder for one in known} | {os.path.join(state_home(), configs.project_of(path))}
         known += [one for one in every if not one.config and one.paths.folder in folders]
         chosen = [one for one in known if not names or set(names) & set(one.names())]
         if not chosen or not set(names) <= {name for one in chosen for name in one.names()}:
@@ -109,12 +109,6 @@ def choose_for_ending(args: dict[str, Any], names: list[str]) -> list[Chosen]:
         if sys.stderr is not None:
             sys.stderr.write(render.problem(error) + "\n")
         return chosen
-
-
-def _usual_folder(path: str) -> str:
-    from safesh._targets import project_of
-
-    return os.path.join(state_home(), project_of(path))
 
 
 def users_of(args: dict[str, Any], chosen: list[Chosen]) -> list[Chosen]:
