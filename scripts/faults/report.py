@@ -71,7 +71,7 @@ def _safesh_version() -> str:
         capture_output=True,
         text=True,
     )
-    return done.stdout.strip() or "unknown"
+    return done.stdout.strip().removeprefix("safesh ") or "unknown"
 
 
 def _verdict(figure: Figure) -> str:

@@ -272,3 +272,14 @@ def test_a_key_without_words_of_its_own_is_taught_by_the_schema(monkeypatch: pyt
 
 def test_the_files_name_is_the_one_that_is_looked_for() -> None:
     assert config.FILE_NAME == "safe.toml"
+
+
+def test_a_number_of_processes_that_no_machine_has_is_translated_as_far_as_anybody_would_read(tmp_path: Path) -> None:
+    conf = tmp_path / "supervisord.conf"
+    conf.write_text(
+        "[program:web]\ncommand=/bin/sleep 1\nprocess_name=%(program_name)s_%(process_num)02d\n"
+        "numprocs=99999999999999999999\n"
+    )
+    plan = importers.read(str(conf), str(tmp_path))
+    assert len(plan.targets) == 200
+    assert any("only the first 200" in str(vars(note)) for note in plan.notes)

@@ -35,7 +35,7 @@ _DAEMON = {
     "strip_ansi": "logs keep what the target wrote, escape sequences too",
     "identifier": "names supervisord, which is not there any more; a project's name is its folder's",
 }
-_LIMIT = 1000  # processes of one program
+_LIMIT = 200  # processes of one program
 
 
 def plan(text: str, path: str, folder: str) -> Plan:
