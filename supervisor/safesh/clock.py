@@ -27,6 +27,14 @@ def milliseconds(seconds: float) -> float:
     return min(max(0.0, seconds) * 1000 + 1, 2**31 - 1)
 
 
+def sleep(seconds: float) -> None:
+    """Sleep so long, to the millisecond. By poll(2): under a library that fakes the time (libfaketime 0.9.10) the
+    clock_nanosleep(2) of ``time.sleep`` fails with EINVAL, whatever it is asked for."""
+    import select
+
+    select.poll().poll(milliseconds(seconds))
+
+
 def parse_duration(value: object, place: str = "") -> float:
     """Seconds from ``5``, ``"1.5s"``, ``"10m"``, ``"1h 30m"`` (units ms s m h d w; a bare number is seconds).
 

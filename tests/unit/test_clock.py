@@ -190,3 +190,15 @@ def test_a_time_is_shown_in_local_time(monkeypatch: pytest.MonkeyPatch) -> None:
         time.tzset()
         assert clock.format_time(1_795_000_000.9) == "2026-11-18 11:06:40"
     time.tzset()
+
+
+def test_a_pause_takes_its_time_without_the_call_that_libraries_of_false_time_break(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_seconds: float) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr("time.sleep", refuse)
+    begun = time.monotonic()
+    clock.sleep(0.02)
+    assert 0.02 <= time.monotonic() - begun < 5

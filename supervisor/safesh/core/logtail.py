@@ -7,9 +7,9 @@ will get when it is rotated, so a reader that was left behind knows which parts 
 from __future__ import annotations
 
 import os
-import time
 
 from safesh import paths
+from safesh.clock import sleep
 from safesh.core.rotation import PACKED, next_number, part_path, scan_parts
 
 _BLOCK = 1 << 16
@@ -187,7 +187,7 @@ def select(path: str, lines: int) -> list[Source]:
     for _ in range(5):
         if (newest := open_current(path)) is not None or not scan_parts(path):
             break
-        time.sleep(0.002)
+        sleep(0.002)
     parts = sorted(scan_parts(path), reverse=True)
     if newest is None:
         newest = next((part for number in parts if (part := open_part(path, number)) is not None), None)

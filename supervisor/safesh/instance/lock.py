@@ -11,10 +11,9 @@ import errno
 import fcntl
 import os
 import stat
-import time
 
 from safesh import _platform, wire
-from safesh.clock import monotonic, wall
+from safesh.clock import monotonic, sleep, wall
 from safesh.errors import StateError
 from safesh.paths import open_private, read_private
 
@@ -175,7 +174,7 @@ def acquire(path: str, patience: float) -> tuple[Lock | None, dict[str, Any] | N
     starting, just ending, or a reader probing for microseconds: that is waited out for ``patience`` seconds.
     """
     deadline = monotonic() + patience
-    pause = 0.001
+    wait = 0.001
     while True:
         lock = try_acquire(path)
         if lock is not None:
@@ -183,8 +182,8 @@ def acquire(path: str, patience: float) -> tuple[Lock | None, dict[str, Any] | N
         holder = read_holder(path)
         if is_alive(holder) or is_elsewhere(holder) or monotonic() >= deadline:
             return None, holder
-        time.sleep(pause)
-        pause = min(pause * 1.5, 0.05)
+        sleep(wait)
+        wait = min(wait * 1.5, 0.05)
 
 
 def read_holder(path: str) -> dict[str, Any] | None:

@@ -14,10 +14,9 @@ import sys
 if not __package__:
     sys.path[0] = __file__.rpartition("/safesh/")[0]
 
-import time
 
 from safesh import _platform, wire
-from safesh.clock import format_duration, monotonic
+from safesh.clock import format_duration, monotonic, sleep
 from safesh.core import fds, kill, reap
 from safesh.core.contain import INSTANCE, RUN_ID, Tree
 from safesh.core.environment import inherited
@@ -215,7 +214,7 @@ class Courier:
                     if not (failure.gone and self.order["quiet"]):
                         self._report(letter, failure.reason, attempts)
                     return NOT_THERE if failure.gone else FAILED
-                time.sleep(rest)
+                sleep(rest)
             else:
                 return DELIVERED
 

@@ -10,10 +10,9 @@ import fcntl
 import os
 import select
 import sys
-import time
 
 from safesh import _platform, wire
-from safesh.clock import format_duration, monotonic, wall
+from safesh.clock import format_duration, monotonic, sleep, wall
 from safesh.core.environment import inherited
 from safesh.core.kill import end_tree, poll_milliseconds
 from safesh.errors import AlreadyRunning, ResourceError, SafeshError
@@ -113,7 +112,7 @@ def _check_still_there(paths: InstancePaths, name: str, ready: dict[str, Any]) -
             or last["state"] not in ("starting", "running", "unhealthy")
         ):
             break
-        time.sleep(0.02)  # its keeper is about to say how it ended
+        sleep(0.02)  # its keeper is about to say how it ended
     end = (last or {}).get("last_exit") or {}
     error = SafeshError(
         f"was ready, and has ended since: {end.get('cause') or 'nobody says how'}",
