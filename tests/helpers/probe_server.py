@@ -60,10 +60,13 @@ def main() -> None:
     mode = sys.argv[1]
     server = socket.socket()
     server.bind(("127.0.0.1", int(sys.argv[2]) if len(sys.argv) > 2 else 0))
+    late = mode.startswith("late:")
+    if not late:
+        server.listen(16)
     print(f"port {server.getsockname()[1]}", flush=True)
-    if mode.startswith("late:"):
+    if late:
         time.sleep(float(mode[5:]))
-    server.listen(16)
+        server.listen(16)
     while True:
         connection, _ = server.accept()
         threading.Thread(target=answer, args=(mode, connection), daemon=True).start()
