@@ -64,8 +64,7 @@ def test_whatever_is_killed_stopped_or_spoilt_every_invariant_holds(
         )
 
 
-def test_a_seed_alone_decides_what_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+def test_a_seed_alone_decides_what_is_done() -> None:
     from faults import plan, programs
 
     instance = {name: name for name in programs.NAMES}

@@ -15,9 +15,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
-
 from faults import disturbances, processes
 from faults.disturbances import calls, clock, damage, disk, limits, stopping
 from faults.world import World

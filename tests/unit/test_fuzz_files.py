@@ -4,27 +4,19 @@ clear error. The properties are those of scripts/faults/fuzz_files.py; here Hypo
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import fuzz_files as files
+from faults.fuzz_box import Box
+from faults.fuzz_mutate import mutate
+from faults.fuzz_target import Target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.campaign import rounds
 from safesh.importers import toml_writer
 from safesh.importers.unitfile import size, timespan
-
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-if str(SCRIPTS) not in sys.path:
-    sys.path.append(str(SCRIPTS))
-
-from faults import fuzz_files as files  # noqa: E402
-from faults.fuzz_box import Box, box  # noqa: E402
-from faults.fuzz_mutate import mutate  # noqa: E402
-from faults.fuzz_target import Target  # noqa: E402
 
 TARGETS = {one.name: one for one in files.TARGETS}
 few = settings(max_examples=rounds(25, 600), deadline=None)
@@ -40,12 +32,6 @@ scalars = st.one_of(
 )  # fmt: skip
 values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4))
 targets = st.dictionaries(keys, values, max_size=6)
-
-
-@pytest.fixture
-def place() -> Iterator[Box]:
-    with box() as made:
-        yield made
 
 
 @pytest.fixture(params=TARGETS.values(), ids=lambda target: target.name)

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import fuzz_state as state
+from faults.fuzz_box import Box
+from faults.fuzz_mutate import mutate
+from faults.fuzz_target import Target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,15 +25,6 @@ from safesh.plan import resume
 from safesh.plan.journal import read
 from safesh.supervise.stray_news import _told_before
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-if str(SCRIPTS) not in sys.path:
-    sys.path.append(str(SCRIPTS))
-
-from faults import fuzz_state as state  # noqa: E402
-from faults.fuzz_box import Box, box  # noqa: E402
-from faults.fuzz_mutate import mutate  # noqa: E402
-from faults.fuzz_target import Target  # noqa: E402
-
 TARGETS = {one.name: one for one in state.TARGETS}
 SLOW = ("record", "lock file", "history spool", "history database")  # each input is a look at /proc, or a database
 
@@ -40,12 +33,6 @@ anything = st.recursive(
     st.none() | st.booleans() | numbers | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
 )
-
-
-@pytest.fixture
-def place() -> Iterator[Box]:
-    with box() as made:
-        yield made
 
 
 @pytest.fixture(params=TARGETS.values(), ids=lambda target: target.name)

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import json
 import socket
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import fuzz, fuzz_files, fuzz_state
+from faults import fuzz_talk as talk
+from faults.fuzz_box import Box
+from faults.fuzz_mutate import mutate, shrink
+from faults.fuzz_target import Target
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,16 +26,6 @@ from safesh.plan.state import PlanState
 from safesh.supervise import control, requests
 from safesh.supervise.probe_http import Answer
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
-if str(SCRIPTS) not in sys.path:
-    sys.path.append(str(SCRIPTS))
-
-from faults import fuzz, fuzz_files, fuzz_state  # noqa: E402
-from faults import fuzz_talk as talk  # noqa: E402
-from faults.fuzz_box import Box, box  # noqa: E402
-from faults.fuzz_mutate import mutate, shrink  # noqa: E402
-from faults.fuzz_target import Target  # noqa: E402
-
 TARGETS = {one.name: one for one in talk.TARGETS}
 few = settings(max_examples=rounds(40, 1500), deadline=None)
 SPEC = TargetSpec(name="t", instance="t", project="p", command=["true"], cwd="/").to_dict()
@@ -40,12 +33,6 @@ anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
 )
-
-
-@pytest.fixture
-def place() -> Iterator[Box]:
-    with box() as made:
-        yield made
 
 
 @pytest.fixture(params=TARGETS.values(), ids=lambda target: target.name)
