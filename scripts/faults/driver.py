@@ -303,8 +303,8 @@ class Driver:
                 self.dismiss()
 
     def dismiss(self) -> None:
-        """Holders whose lock's file is not the one in the state folder: no command finds them, so they get a SIGTERM,
-        as docs/reliability.md tells whoever has lost the folder; they have to end, with their trees."""
+        """Holders whose lock's file is not the one in the state folder: they get a SIGTERM, and have to end by it, with
+        their trees. (Commands find them by their mark; what is under their name now may be another's.)"""
         world, members = self.world, self.world.members()
         holders = world.holders("", members)
         lost = [one for one in holders if not processes.holds(one.pid, str(world.lock(one.instance)))]

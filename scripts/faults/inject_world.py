@@ -78,7 +78,7 @@ class Tracer:
             with suppress(OSError):
                 os.close(os.open(self._go, os.O_WRONLY | os.O_NONBLOCK))
                 return
-            if calls.traced_by(self.pid) < 0:
+            if processes.traced_by(self.pid) < 0:
                 return
             time.sleep(0.001)
 

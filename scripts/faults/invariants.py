@@ -71,9 +71,14 @@ def instance_problems(world: World, instance: str, members: list[Process], known
     runs = {one.run for one in tree if one.run}
     if len(runs) > 1:
         problems.append(f"processes of {len(runs)} runs at once: {', '.join(sorted(runs))}")
-    if keepers and not supervisors and not keepers[0].stopped:
+    if keepers and not supervisors and not _is_hindered(keepers[0]):
         problems.append("a keeper without supervisor that does not end")
-    if tree and not keepers and not (supervisors and supervisors[0].stopped) and not known.may_be_orphaned(instance):
+    if (
+        tree
+        and not keepers
+        and not (supervisors and _is_hindered(supervisors[0]))
+        and not known.may_be_orphaned(instance)
+    ):
         problems.append("processes without keeper")
     if not known.lost_now and not _is_damaged(world, lock):
         held = world.lock_held(instance)
@@ -85,6 +90,11 @@ def instance_problems(world: World, instance: str, members: list[Process], known
     if problems:
         problems += [str(one) for one in (*supervisors, *keepers, *tree)]
     return problems
+
+
+def _is_hindered(holder: Process) -> bool:
+    """Stopped, or its system calls fail: it lives, holds the lock, and ends the tree once it can."""
+    return holder.stopped or processes.traced_by(holder.pid) > 0
 
 
 def unguarded(world: World, instance: str) -> list[str]:

@@ -111,6 +111,14 @@ def alive(key: tuple[int, int]) -> bool:
     return one is not None and one.start == key[1] and not one.dead
 
 
+def traced_by(pid: int) -> int:
+    """The pid of its tracer, 0 for none, -1 for a process that has gone."""
+    for line in _read(f"/proc/{pid}/status").splitlines():
+        if line.startswith(b"TracerPid:"):
+            return int(line.split()[1])
+    return -1
+
+
 def holds(pid: int, path: str) -> bool:
     """Whether it has this very file open."""
     try:

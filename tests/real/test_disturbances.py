@@ -81,10 +81,10 @@ def test_system_calls_of_a_living_holder_fail_until_strace_is_gone(live: World, 
         undo = calls.Calls(role).apply(live, rng)
         assert one is not None
         assert undo is not None
-        assert calls.traced_by(one.pid) > 0
-        assert {calls.traced_by(one.pid)} == live.foreign  # no member of the world
+        assert processes.traced_by(one.pid) > 0
+        assert {processes.traced_by(one.pid)} == live.foreign  # no member of the world
         undo()
-        assert calls.traced_by(one.pid) == 0
+        assert processes.traced_by(one.pid) == 0
         assert not live.foreign
         assert processes.alive(one.key)
 

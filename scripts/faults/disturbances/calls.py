@@ -13,8 +13,8 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
+from faults import processes
 from faults.disturbances.stopping import pick
 from faults.world import World
 
@@ -59,20 +59,11 @@ def attach(
     world.foreign.add(tracer.pid)
     until = time.monotonic() + _SECONDS
     while tracer.poll() is None and time.monotonic() < until:
-        if traced_by(pid) == tracer.pid:
+        if processes.traced_by(pid) == tracer.pid:
             return tracer
         time.sleep(0.001)
     detach(world, tracer)
     return None
-
-
-def traced_by(pid: int) -> int:
-    """The pid of its tracer, 0 for none, -1 for a process that has gone."""
-    with suppress(OSError, ValueError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("TracerPid:"):
-                return int(line.split()[1])
-    return -1
 
 
 def detach(world: World, tracer: subprocess.Popen[bytes]) -> None:

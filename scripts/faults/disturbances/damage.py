@@ -166,6 +166,8 @@ class FolderDamaged:
         path, aside = world.files, world.state / "aside"
         if not path.is_dir() or path.is_symlink() or aside.exists() or aside.is_symlink():
             return None
+        if os.statvfs(path).f_flag & os.ST_RDONLY:
+            return None
         if self.what == "open to all":
             path.chmod(0o777)
             return None  # it is ours to close again
@@ -173,13 +175,17 @@ class FolderDamaged:
             os.chown(path, NOBODY, NOBODY)
             return lambda: os.chown(path, 0, 0) if path.exists() else None
         path.rename(aside)
-        # Whoever holds a lock holds it there, and not what is made under its name now.
-        world.damaged |= {str(world.lock(instance)) for instance in world.instances}
         if self.what == "a symlink":
             # Not to a bystander's: who may replace this one is ourselves, and whoever runs follows (reliability.md).
             elsewhere = world.folder / "elsewhere"
             elsewhere.mkdir(mode=0o700, exist_ok=True)
-            path.symlink_to(rng.choice((aside, elsewhere)))
+            try:
+                path.symlink_to(rng.choice((aside, elsewhere)))
+            except OSError:  # not an inode left
+                aside.rename(path)
+                return None
+        # Whoever holds a lock holds it there, and not what is made under its name now.
+        world.damaged |= {str(world.lock(instance)) for instance in world.instances}
 
         def undo() -> None:
             if path.is_symlink():

@@ -25,7 +25,10 @@ class Full:
         path = world.state / _FILLER
         if not world.mounted or path.exists():
             return None
-        os.truncate(path, max(0, fill(path) - leave))
+        try:
+            os.truncate(path, max(0, fill(path) - leave))
+        except OSError:  # read-only, or not an inode left
+            return None
         return lambda: path.unlink(missing_ok=True)
 
 

@@ -48,20 +48,27 @@ def boot_id() -> str:
 _boot = ""
 
 
+def is_blind(error: OSError) -> bool:
+    """Whether it says that we cannot look, which must never be mixed up with: gone, or closed to us."""
+    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
+
+
 def _read(path: str) -> bytes:
-    """The whole of a /proc file, b"" when it is gone or closed to us."""
+    """The whole of a /proc file, b"" when it is gone or closed to us. OSError where we cannot look."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
-            raise  # "gone" and "cannot look" must never be mixed up
+        if is_blind(error):
+            raise
         return b""
     try:
         chunks = []
         while chunk := os.read(fd, 65536):
             chunks.append(chunk)
         return b"".join(chunks)
-    except OSError:
+    except OSError as error:
+        if is_blind(error):
+            raise
         return b""
     finally:
         os.close(fd)
@@ -72,12 +79,14 @@ def _read_record(path: str) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        if is_blind(error):
             raise
         return b""
     try:
         return os.read(fd, 4096)
-    except OSError:
+    except OSError as error:
+        if is_blind(error):
+            raise
         return b""
     finally:
         os.close(fd)
@@ -206,7 +215,7 @@ def environ(pid: int, having: str = "") -> dict[str, str] | None:
     data = _read(f"/proc/{pid}/environ")
     if not data:
         return None
-    if having and f"{having}=".encode() not in data:
+    if having and os.fsencode(having) not in data:
         return {}
     pairs = (item.partition("=") for item in data.decode("utf-8", "replace").split("\0"))
     return {key: value for key, equals, value in pairs if equals}
@@ -452,19 +461,23 @@ def listeners(port: int) -> set[int]:
     return found
 
 
-def sockets_of(pid: int) -> set[int] | None:
-    """Inodes of the sockets a process has open; None when its descriptors are closed to us."""
-    found = set()
+def open_paths(pid: int) -> list[str] | None:
+    """What its descriptors lead to (proc_pid_fd(5)): a file where it is now; None when they are closed to us."""
+    found = []
     try:
         for name in os.listdir(f"/proc/{pid}/fd"):
             try:
-                target = os.readlink(f"/proc/{pid}/fd/{name}")
+                found.append(os.readlink(f"/proc/{pid}/fd/{name}").removesuffix(" (deleted)"))
             except FileNotFoundError:
                 continue
-            if target.startswith("socket:["):
-                found.add(int(target[8:-1]))
     except FileNotFoundError:
-        return set()
+        return []
     except OSError:
         return None
     return found
+
+
+def sockets_of(pid: int) -> set[int] | None:
+    """Inodes of the sockets a process has open; None when its descriptors are closed to us."""
+    found = open_paths(pid)
+    return None if found is None else {int(one[8:-1]) for one in found if one.startswith("socket:[")}

@@ -257,9 +257,18 @@ def environ(pid: int, having: str = "") -> dict[str, str] | None:
         pairs: dict[str, str] = psutil.Process(pid).environ()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
-    if having and having not in pairs:
+    if having and not any(having in value for value in pairs.values()):
         return {} if pairs else None
     return pairs or None
+
+
+def open_paths(pid: int) -> list[str] | None:
+    """The files that its descriptors lead to, those that have been removed left out; None when closed to us."""
+    psutil = _load()
+    try:
+        return [one.path for one in psutil.Process(pid).open_files()]
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return None
 
 
 def open_handle(pid: int, start: int) -> PlainHandle | None:

@@ -10,7 +10,8 @@ from safesh.core.kill import poll_milliseconds
 from safesh.instance.strays import Finder
 from safesh.instance.view import InstanceView, look
 from safesh.model import Member, StopPolicy, Verdict
-from safesh.supervise import client, launch
+from safesh.supervise import client
+from safesh.supervise.strays_end import end_strays
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,12 +126,12 @@ def _finish(one: Ending, request: client.Request, asked: bool, args: dict[str, A
     patterns = [(spec.name, spec.match) for spec in one.chosen.specs]
     finder = Finder(one.chosen.paths.folder, one.chosen.name, view.record, patterns)
     if view.strays:
-        held = [member.pid for member in view.tree]
-        more = launch.end_strays(finder, policy, held, now=args["now"])
+        more = end_strays(finder, policy, view.held, now=args["now"])
         verdict.asked += more.asked
         verdict.killed += more.killed
         verdict.survivors += more.survivors
         verdict.seconds += more.seconds
+        verdict.notes += more.notes
     if not view.supervisor_alive and not view.keeper_alive:
         finder.remove_group()
     verdict.target = verdict.target or one.target

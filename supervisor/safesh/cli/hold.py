@@ -10,6 +10,7 @@ if not __package__:
     sys.path[0] = __file__.rpartition("/safesh/")[0]
 
 from safesh import wire
+from safesh.core.contain import HOLDER
 from safesh.core.fds import close_all_except
 from safesh.core.keeper import tell as answer
 from safesh.errors import ResourceError, is_unloadable
@@ -24,6 +25,7 @@ def hold(fd: int) -> int:
         data += chunk
     os.close(fd)
     plan = Plan.from_dict(wire.loads(data.decode()))
+    os.environ.pop(HOLDER, None)  # the kernel shows it still (proc_pid_environ(5)); what we start does not get it
     ours = [number for number in (plan.lock, plan.stdin, plan.echo, plan.terminal, plan.notify) if number > 2]
     # Whatever else our caller had open: a pipe kept here would never end for whoever reads it.
     close_all_except(ours)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 RUN_ID = "SAFESH_RUN_ID"
 INSTANCE = "SAFESH_INSTANCE"
+HOLDER = "SAFESH_HOLDER"  # the same in the environment of supervisor and keeper, which no process of the tree inherits
 
 # pidfds kept open at once; members beyond that are told by pid and start time, checked at each signal.
 _MOST_HANDLES = min(400, max(0, os.sysconf("SC_OPEN_MAX")) // 2)

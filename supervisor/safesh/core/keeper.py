@@ -122,6 +122,8 @@ class KeeperLink:
 
 def start_keeper(run: Run) -> KeeperLink:
     """Fork the keeper of ``run``. OSError when there are no processes or descriptors left."""
+    import resource  # noqa: F401  # wait4 makes its answers of it; in the middle of an ending it may not be loadable
+
     lifeline_read, lifeline = os.pipe()
     ends = [lifeline_read, lifeline]
     parent = os.getpid()
@@ -204,7 +206,11 @@ class Keeper:
         while self.exit is None and self.order is None and not self.orphaned:
             self._wait([], None)
         policy, now = self.order or (self.run.spec.stop, False)
-        verdict = kill.end_tree(self.tree, policy, main=self.main, wait=self._wait_ending, now=now)
+        verdict = kill.insist(
+            lambda left: kill.end_tree(self.tree, left, main=self.main, wait=self._wait_ending, now=now),
+            policy,
+            self._is_alone,
+        )
         self._collect()
         verdict.target = self.run.spec.name
         usage = self._account()
@@ -214,6 +220,11 @@ class Keeper:
             self._close_log()
             self.run.on_orphaned(self.exit, verdict, usage)
         return 0
+
+    def _is_alone(self) -> bool:
+        """Whether nobody ends the tree when we leave; a living supervisor would."""
+        self._read_orders()
+        return self.orphaned
 
     def _before_exec(self) -> None:
         """In the child."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import select
 
-from safesh.clock import monotonic
+from safesh.clock import monotonic, sleep
 from safesh.core import signals
 from safesh.core.contain import Tree, describe
 from safesh.model import Member, StopPolicy, Verdict
@@ -33,6 +33,7 @@ _FREEZE_SECONDS = 0.5
 _STOP_PASSES = 50
 # Handles without a descriptor cannot be polled; only the portable backend, and trees of hundreds, have them.
 _LOOK_AGAIN = 0.05
+_LONGEST_PAUSE = 0.5  # seconds until somebody who could not look tries again
 # Beyond that many members their ends are taken in batches: each one costs a question to all the others.
 _MANY = 64
 _BATCH = 0.01
@@ -258,3 +259,23 @@ def end_tree(
     if verdict.ok:
         tree.remove_group()
     return verdict
+
+
+def insist(attempt: Callable[[StopPolicy], Verdict], policy: StopPolicy, alone: Callable[[], bool]) -> Verdict:
+    """The verdict of ``attempt``, an :func:`end_tree`, again and again where the machine refuses it a look at the tree.
+
+    For a holder: without a descriptor, without memory, with a failing disk it cannot end the tree, and whoever comes
+    after it would not even know. attempt: gets the policy with what is left of its grace; alone: False where somebody
+    else ends the tree when we give up, and then the error is raised.
+    """
+    began = monotonic()
+    pause = _LOOK_AGAIN
+    while True:
+        left = max(0.0, policy.grace - (monotonic() - began))
+        try:
+            return attempt(StopPolicy(signal=policy.signal, scope=policy.scope, grace=left))
+        except (OSError, MemoryError):
+            if not alone():
+                raise
+        sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)

@@ -1,7 +1,8 @@
 """Strays: processes of an instance that no live supervisor holds.
 
 They carry the instance's mark in their environment, or stand in its record, or sit in its cgroup, or match a
-target's ``match`` pattern because somebody started a copy by hand.
+target's ``match`` pattern because somebody started a copy by hand. And a supervisor whose lock and record somebody has
+removed, or moved away with their folder: it would start again what is ended beside it.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 
 from safesh import _platform
-from safesh.core.contain import INSTANCE, RUN_ID, Tree, ancestors, describe, group_path, open_group
+from safesh.core.contain import HOLDER, INSTANCE, RUN_ID, Tree, ancestors, describe, group_path, open_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
     from safesh._platform import Info
     from safesh.model import Member
+
+HOLDS = "holds it, though its lock and record are gone"
 
 
 def mark(folder: str, instance: str) -> str:
@@ -69,6 +72,8 @@ class Finder:
         self.mark = mark(folder, instance)
         self.patterns = [(name, pattern) for name, pattern in patterns if pattern]
         main = (record or {}).get("main")
+        self.lost: list[Info] = []  # holders that the last look found beside ``held``
+        self._lock = f"/{instance}.lock"
         self.main = main if main and main.get("boot") == _platform.boot_id() else None
         self.group = open_group((record or {}).get("cgroup") or group_path((record or {}).get("run_id", "")))
 
@@ -82,7 +87,7 @@ class Finder:
     def _find_group(self, found: Iterable[int]) -> bool:
         """Where the record is damaged, a stray's own run id leads to the cgroup with the others of its run."""
         for pid in found:
-            environment = _platform.environ(pid, INSTANCE)
+            environment = _platform.environ(pid, self.mark)
             if environment is not None and environment.get(INSTANCE) == self.mark:
                 self.group = open_group(group_path(environment.get(RUN_ID, "")))
                 if self.group is not None:
@@ -93,22 +98,35 @@ class Finder:
         uid = os.geteuid()
         out = ancestors(everything) | set(held) | {os.getpid()}
         found: dict[int, str] = {}
+        holding: dict[int, Info] = {}
         in_group = set(self.group.pids()) if self.group is not None else set()
         for pid, one in everything.items():
             if pid in out or one.dead:
                 continue
             reason = self._reason(pid, one, in_group)
             if reason and _owner(pid) == uid:
-                found[pid] = reason
+                if reason != HOLDS:
+                    found[pid] = reason
+                elif self._has_lock(pid):
+                    holding[pid] = one
+        # Whoever is below a holder is its keeper, or has not executed its program yet.
+        above = {*held, *holding}
+        self.lost = [one for one in holding.values() if one.ppid not in above]
         return found
+
+    def _has_lock(self, pid: int) -> bool:
+        """A holder that has let go of its lock is on its way out, and nobody's any more."""
+        return any(path.endswith(self._lock) for path in _platform.open_paths(pid) or ())
 
     def _reason(self, pid: int, one: Info, in_group: set[int]) -> str:
         if self.main is not None and self.main["pid"] == pid and self.main["start"] == one.start:
             return "main process of a run whose supervisor is gone"
         if pid in in_group:
             return "left in the run's cgroup"
-        environment = _platform.environ(pid, INSTANCE)
-        if environment is not None and environment.get(INSTANCE) == self.mark:
+        environment = _platform.environ(pid, self.mark) or {}
+        if environment.get(HOLDER) == self.mark:
+            return HOLDS
+        if environment.get(INSTANCE) == self.mark:
             return f"left of run {environment.get(RUN_ID, '?')}"
         if self.patterns:
             argv = _platform.cmdline(pid)
@@ -132,6 +150,7 @@ class Finder:
 
     def members(self, everything: dict[int, Info], held: Iterable[int] = ()) -> list[Member]:
         found = self.find(everything, held)
+        found |= {one.pid: HOLDS for one in self.lost}
         return [describe(everything[pid], reason) for pid, reason in sorted(found.items())]
 
 

@@ -24,7 +24,8 @@ class InstanceView(Record):
     """What is known about an instance now.
 
     holder: the lock file's line; code: LSB's status code (0 running, 1 dead but pid file, 2 dead but lock,
-    3 not running, 4 unknown); problems: one line each, with the next command.
+    3 not running, 4 unknown); problems: one line each, with the next command; held: pids of the supervisor, the keeper
+    and whom they account for.
     """
 
     instance: str
@@ -35,6 +36,7 @@ class InstanceView(Record):
     supervisor_alive: bool = False
     keeper_alive: bool = False
     main_alive: bool = False
+    held: list[int] = []
     tree: list[Member] = []
     strays: list[Member] = []
     code: int = 4
@@ -139,6 +141,18 @@ def _look_at_processes(
     if strays_too:
         finder = strays.Finder(paths.folder, paths.instance, last, [(spec.name, spec.match) for spec in specs])
         view.strays = finder.members(everything, held)
+        if finder.lost and (fresh := _fresh_holder(paths)):  # it has started since we looked at the lock
+            view.strays = finder.members(everything, held | {fresh})
+    view.held = sorted(held)
+
+
+def _fresh_holder(paths: InstancePaths) -> int:
+    """The pid of the living supervisor that the lock names now; 0 for none."""
+    try:
+        holder = lock.read_holder(paths.lock) if lock.is_held(paths.lock) else None
+    except StateError:
+        holder = None
+    return int(holder["pid"]) if holder is not None and lock.is_alive(holder) else 0
 
 
 def held_members(everything: dict[int, Info], last: dict[str, Any], holders: Iterable[int]) -> dict[int, Info]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     import _signal
 
-_MARGIN = 0.5  # seconds in which a keeper whose grace is over kills and buries
+MARGIN = 0.5  # seconds in which a keeper whose grace is over kills and buries
 _ANSWER_SECONDS = 3.0  # a supervisor answers a request at once; one that is cleaning up, a little later
 
 
@@ -142,7 +142,7 @@ def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: boo
         handle = _platform.open_handle(holder["pid"], holder["start"])
         if handle is not None:
             handle.send(_signal.SIGKILL)
-            _wait_for(handle, KILL_SECONDS)
+            wait_for(handle, KILL_SECONDS)
             handle.close()
             verdict.notes.append(f"the supervisor (pid {holder['pid']}) did not answer and was killed")
     if last is None or not locks.is_alive(last["keeper"]):
@@ -152,15 +152,15 @@ def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: boo
         return verdict
     keeper.send(_signal.SIGCONT)
     # The keeper gives the target's own grace; who asked for a shorter one gets it, by killing from here.
-    if now or not _wait_for(keeper, policy.grace + _MARGIN):
+    if now or not wait_for(keeper, policy.grace + MARGIN):
         tree = Tree(last["run_id"], keeper.pid, open_group(last["cgroup"]), spare=[keeper.pid])
         found = end_tree(tree, policy, now=True)
         tree.close()
         verdict.killed, verdict.survivors = found.killed, found.survivors
         verdict.run_id = found.run_id
-        if not _wait_for(keeper, KILL_SECONDS) and not found.survivors:
+        if not wait_for(keeper, KILL_SECONDS) and not found.survivors:
             keeper.send(_signal.SIGKILL)
-            _wait_for(keeper, KILL_SECONDS)
+            wait_for(keeper, KILL_SECONDS)
             verdict.notes.append(f"the keeper (pid {keeper.pid}) hung and was killed")
     else:
         after, _problem = records.read_record(paths)
@@ -172,7 +172,7 @@ def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: boo
     return verdict
 
 
-def _wait_for(handle: Any, seconds: float) -> bool:
+def wait_for(handle: Any, seconds: float) -> bool:
     """Whether the process ended within ``seconds``."""
     deadline = monotonic() + seconds
     while handle.alive():

@@ -13,14 +13,15 @@ import sys
 
 from safesh import _platform, wire
 from safesh.clock import format_duration, monotonic, sleep, wall
+from safesh.core.contain import HOLDER
 from safesh.core.environment import inherited
-from safesh.core.kill import end_tree, poll_milliseconds
+from safesh.core.kill import poll_milliseconds
 from safesh.errors import AlreadyRunning, ResourceError, SafeshError
 from safesh.instance import lock as locks
 from safesh.instance import record as records
-from safesh.instance.strays import Finder
+from safesh.instance.strays import HOLDS, Finder, mark
 from safesh.instance.view import held_members
-from safesh.model import Member, StopPolicy, Verdict
+from safesh.model import Member
 from safesh.paths import InstancePaths
 from safesh.supervise.client import find_holder
 from safesh.supervise.plan import Plan
@@ -37,6 +38,7 @@ else:
 
 # A holder that is just starting or ending is waited out; one that is known to live is not.
 PATIENCE = 2.0
+_END = "end {whom}: safe.sh stop {name}; or take over: safe.sh start {name} --replace"
 
 
 def run_foreground(spec: TargetSpec, specs: Iterable[TargetSpec], *, echo: int, stdin: int) -> NoReturn:
@@ -218,7 +220,7 @@ def _become(plan: Plan) -> NoReturn:
             os.close(null)
     script = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "cli", "hold.py")
     words = [sys.executable, "-E", "-s", "-S", script, str(reading), plan.spec["instance"]]
-    os.execve(sys.executable, words, inherited())
+    os.execve(sys.executable, words, inherited() | {HOLDER: mark(plan.folder, plan.spec["instance"])})
 
 
 def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec]) -> tuple[locks.Lock, InstancePaths]:
@@ -233,6 +235,12 @@ def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec]) -> tuple[locks.Lock,
         last, _problem = records.read_record(paths)
         finder = Finder(paths.folder, paths.instance, last, patterns or [(spec.name, spec.match)])
         found = finder.members(_platform.scan()) if _may_have_strays(paths, last, finder) else []
+        if finder.lost:
+            raise AlreadyRunning(
+                f"already running: pid {finder.lost[0].pid} {HOLDS}",
+                place=spec.instance,
+                hint=_END.format(whom="it", name=spec.name),
+            )
         if found:
             message = (
                 f"{len(found)} process{'es' if len(found) > 1 else ''} of it run{'s' if len(found) == 1 else ''}"
@@ -245,7 +253,7 @@ def _prepare(spec: TargetSpec, specs: Iterable[TargetSpec]) -> tuple[locks.Lock,
             raise AlreadyRunning(
                 message,
                 place=spec.instance,
-                hint=f"end them: safe.sh stop {spec.name}; or take over: safe.sh start {spec.name} --replace",
+                hint=_END.format(whom="them", name=spec.name),
             )
         finder.remove_group()
     except BaseException:
@@ -267,15 +275,6 @@ def _may_have_strays(paths: InstancePaths, last: dict[str, Any] | None, finder: 
 def _name_them(found: list[Member]) -> str:
     names = [f"pid {one.pid} ({one.command[:60]}), {one.reason}" for one in found[:3]]
     return "; ".join(names) + (f"; and {len(found) - 3} more" if len(found) > 3 else "")
-
-
-def end_strays(finder: Finder, stop: StopPolicy, held: Iterable[int] = (), *, now: bool = False) -> Verdict:
-    """End an instance's strays; the verdict names them."""
-    tree = finder.tree(held)
-    try:
-        return end_tree(tree, stop, now=now)
-    finally:
-        tree.close()
 
 
 def explain_holder(paths: InstancePaths, holder: dict[str, Any] | None) -> AlreadyRunning:

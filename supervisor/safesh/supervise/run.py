@@ -197,20 +197,27 @@ class LiveRun:
 
     def clean_up(self, policy: StopPolicy, wait: kill.Wait, spare: list[int]) -> Verdict:
         """The keeper was killed: its orphans have passed to us, their subreaper; end them here."""
+        self._spare = spare
+        verdict = kill.insist(lambda left: self._end_orphans(left, wait), policy, lambda: True)
+        verdict.target = self.spec.name
+        return verdict
+
+    def _end_orphans(self, policy: StopPolicy, wait: kill.Wait) -> Verdict:
         record = self.journal.record
         compressor = self.compressor()
         group = open_group(record["cgroup"] or group_path(self.run_id))
-        self._spare = spare
-        tree = Tree(self.run_id, os.getpid(), group, spare=[*spare, *([compressor] if compressor else [])])
+        tree = Tree(self.run_id, os.getpid(), group, spare=[*self._spare, *([compressor] if compressor else [])])
         tally = Tally(tree)
         main = record["main"]
         try:
             verdict = kill.end_tree(tree, policy, main=(main["pid"], main["start"]) if main else None, wait=wait)
             user, system, peak = self._spent
-            self.usage = tally.account(user, system, peak, peak, io=False)  # the peak may be the keeper's own
+            try:
+                self.usage = tally.account(user, system, peak, peak, io=False)  # the peak may be the keeper's own
+            except OSError:
+                self.usage = None  # a figure that cannot be had must not cost the verdict
         finally:
             tree.close()
-        verdict.target = self.spec.name
         return verdict
 
     def _count(self, usage: resource.struct_rusage) -> None:
