@@ -104,6 +104,7 @@ def process(stage: Stage, peers: Peers, rounds: int, size: int, count: int) -> I
     yield _starts(bench, rounds)
     yield _talks(bench, rounds)
     yield _looks(bench, max(3, rounds // 4))
+    yield from (_samples(bench, max(3, rounds // 2), count) for count in (1, 10))
     yield from _captures(bench, max(2, rounds // 60), size)
     yield from _crowd(bench, max(1, rounds // 80), count)
 
@@ -190,6 +191,20 @@ def _looks(bench: Bench, rounds: int) -> Section:
     if no_namespace():
         note = "of all processes of this machine: no pid namespace here"
         section.rows[0] = replace(section.rows[0], note=note)
+    return section
+
+
+def _samples(bench: Bench, rounds: int, size: int) -> Section:
+    samples = bench.take("sample", rounds=rounds, size=size)
+    whose = "one process" if size == 1 else f"a tree of {size}"
+    section = bench.section(
+        f"sample-{size}", f"one sample of {whose}: CPU time, memory, I/O, descriptors, threads",
+        "the same files of the members in /proc, opened, read and closed in Python, and not looked into",
+    )  # fmt: skip
+    micro: dict[str, Any] = {"scale": 1e6, "unit": "µs"}
+    _row(section, samples, "raw", "raw", "the bare reading of members that are known (the limit)", limit=True, **micro)
+    _row(section, samples, "ours", "raw", "the sampler", key="safe", ours=True, **micro)
+    _row(section, samples, "psutil", "raw", "psutil: `children(recursive=True)` and `as_dict`", **micro)
     return section
 
 

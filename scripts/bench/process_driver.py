@@ -34,6 +34,7 @@ from safesh import (
     kill_process,
     read_from_process,
 )
+from safesh.metrics.sampler import TreeSampler
 
 _BACKGROUND = ExecutionMode.BACKGROUND
 _SLEEP = ["sleep", "600"]
@@ -45,6 +46,7 @@ _MESSAGES = 20  # a round
 _TOGETHER = 20
 _LOOKED_AT = 100
 _FIELDS = ["pid", "ppid", "status", "name", "cpu_times", "memory_info", "num_threads", "create_time"]
+_SAMPLED = ["cpu_times", "memory_info", "io_counters", "num_fds", "num_threads", "create_time"]
 _FLOOD = """
 import os, sys
 line = b"2026-01-01T00:00:00 worker-3 step=00001234 pose=(0.123,-4.567,8.910) load=0.42 ok, nothing to see\\n"
@@ -227,6 +229,36 @@ def look(rounds: int, _chosen: Sequence[str]) -> Samples:
     return interleave([_timed("psutil", listed), _timed("known", known), _timed("ours", ours)], rounds)
 
 
+def sample(rounds: int, size: int) -> Samples:
+    """One sample of a tree of ``size``: CPU time, memory, I/O, descriptors and threads of everybody in it."""
+    fork = f"import os, time\nfor _ in range({size - 1}):\n    if not os.fork():\n        time.sleep(600)\n"
+    root = execute_command([sys.executable, "-S", "-E", "-c", f"{fork}print('up', flush=True)\ntime.sleep(600)"],
+                           _BACKGROUND)  # fmt: skip
+    assert read_from_process(root.pid, 10) == "up\n"
+    members = [root.pid, *(one.pid for one in psutil.Process(root.pid).children(recursive=True))]
+    assert len(members) == size
+    sampler = TreeSampler(root.pid, exact_every=0)
+
+    def raw() -> None:
+        for pid in members:
+            for name in ("stat", "io", f"task/{pid}/children"):
+                fd = os.open(f"/proc/{pid}/{name}", os.O_RDONLY)
+                os.read(fd, 4096)
+                os.close(fd)
+            os.stat(f"/proc/{pid}/fd")
+
+    def theirs() -> None:
+        above = psutil.Process(root.pid)
+        assert len([one.as_dict(_SAMPLED) for one in (above, *above.children(recursive=True))]) == size
+
+    def ours() -> None:
+        found = sampler.sample()
+        assert found is not None
+        assert found.processes == size
+
+    return interleave([_timed("raw", raw), _timed("psutil", theirs), _timed("ours", ours)], rounds)
+
+
 def crowd(count: int, who: str) -> Samples:
     """Start ``count`` programs, hear from each, end and collect all: seconds of each step, KiB each, and who is left.
 
@@ -366,7 +398,8 @@ def _leave(number: int, _frame: object) -> NoReturn:
 def main(part: str, arguments: str) -> None:
     signal.signal(signal.SIGTERM, _leave)
     parts: dict[str, Callable[..., Samples]] = {
-        "run": run, "async": run_async, "start": start, "talk": talk, "look": look, "crowd": crowd, "capture": capture,
+        "run": run, "async": run_async, "start": start, "talk": talk, "look": look, "sample": sample, "crowd": crowd,
+        "capture": capture,
     }  # fmt: skip
     try:
         samples = parts[part](**json.loads(arguments))

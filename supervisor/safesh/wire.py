@@ -51,9 +51,29 @@ def loads(text: str) -> Any:
 
 def dumps(value: Any, indent: int = 0) -> str:
     """JSON text, ASCII only, keys in insertion order; ``indent`` > 0 spreads it over lines."""
+    global _encoder
+    if not indent:
+        try:
+            if _encoder is None:
+                from _json import encode_basestring_ascii, make_encoder
+
+                # markers, default, encoder, indent, separators, sort_keys, skipkeys, allow_nan: as json.dumps does
+                _encoder = make_encoder(None, _to_dict, encode_basestring_ascii, None, ": ", ", ", False, False, False)
+            return "".join(_encoder(value, 0))
+        except (ImportError, TypeError, ValueError, RecursionError):
+            pass  # another CPython's encoder; a number that is none; what cannot be written, which is told below
     parts: list[str] = []
     _encode(value, parts.append, "\n" if indent else "", " " * indent)
     return "".join(parts)
+
+
+_encoder: Any = None
+
+
+def _to_dict(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    raise TypeError
 
 
 def _encode(value: Any, out: Any, newline: str, step: str) -> None:

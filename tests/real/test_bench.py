@@ -105,6 +105,7 @@ def test_process_api_rows_have_their_promises_and_leave_nobody(tmp_path: Path) -
     assert "process-async.safe" in rows
     assert "process-together.safe" in rows
     assert "process-crowd-memory.safe" in rows
+    assert rows["process-sample-10.safe"]["value"] < rows["process-sample-10.psutil"]["value"]
     for key, row in rows.items():
         assert row["low"] <= row["value"] <= row["high"], key
     assert "not measured: anyio" in told

@@ -95,6 +95,19 @@ def test_no_process_of_the_tree_is_taken_for_its_holder(home: Home, safe: Safe) 
         assert "SAFESH_HOLDER" not in (home.project / "probe.txt").read_text()
 
 
+def test_a_notification_of_the_last_keeper_is_no_survivor(home: Home, safe: Safe) -> None:
+    """The supervisor cannot be asked, so it is killed; its keeper starts a hook that tells of it, while somebody else
+    ends the tree."""
+    write_target(home, "trap '' TERM; echo up; sleep 600", more='notify = [{ command = ["sleep", "0.2"], every = 0 }]')
+    with safe.started("t"):
+        home.state_file("t.sock").unlink()
+        home.state_file("t.sock").symlink_to(home.state / "nothing")
+        told = safe("kill-all", "--force", "--now", "--json").check(0).json()["verdicts"][0]
+        assert told["survivors"] == []
+        assert "did not answer and was killed" in told["notes"][0]
+        assert members(home) == []
+
+
 # --- a holder that cannot look ------------------------------------------------------------------------
 
 

@@ -79,8 +79,13 @@ def test_a_forked_child_that_lives_on_holds_no_pipe_of_the_parents() -> None:
         os.read(reading, 1)
         os._exit(0)
     os.close(reading)
+    def link(fd):
+        try:
+            return os.readlink(f"/proc/{pid}/fd/{fd}")
+        except FileNotFoundError:  # it is being closed this moment
+            return ""
     def held():
-        links = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd") if int(fd) > 2]
+        links = [link(fd) for fd in os.listdir(f"/proc/{pid}/fd") if int(fd) > 2]
         return [link for link in links if "pipe" in link or "pidfd" in link or "eventpoll" in link]
     until(lambda: len(held()) == 1, 5)
     write_to_process(cat.pid, "x\\n", close=True)

@@ -10,7 +10,7 @@ The contract of a platform module (``linux.py``, ``posix.py``), all pids as seen
 - ``io_bytes(pid, alone=False) -> tuple[int, int] | None``: read from and written to storage, waited-for children's
   included; ``alone``: by its first thread. None when nobody tells.
 - ``cmdline(pid) -> list[str]`` (empty when unreadable), ``environ(pid, having="") -> dict | None``: having: empty at
-  once for one that has this text in no value, for whoever asks all processes for their mark.
+  once for one that has this text nowhere, for whoever asks all processes for their mark.
 - ``open_paths(pid) -> list[str] | None``: what its descriptors lead to, files by where they are now; None when closed.
 - ``open_handle(pid, start) -> Handle | None``: a handle of exactly that process, None when it is gone.
 - ``open_child(pid, start, fd=-1)``: of our own child that nobody has collected; ``child_opener``: the C function that

@@ -151,11 +151,11 @@ def descendants(root: int, proc: str = "/proc") -> dict[int, Info] | None:
     if not os.path.exists(f"{proc}/{root}/task/{root}/children"):
         return None
     found: dict[int, Info] = {}
-    todo = [root]
+    todo: list[tuple[int, bool]] = [(root, False)]
     while todo:
-        pid = todo.pop()
+        pid, alone = todo.pop()
         try:
-            threads = os.listdir(f"{proc}/{pid}/task")
+            threads = [str(pid)] if alone else os.listdir(f"{proc}/{pid}/task")
         except OSError:
             continue
         for thread in threads:
@@ -164,7 +164,7 @@ def descendants(root: int, proc: str = "/proc") -> dict[int, Info] | None:
                 one = _parse(child, _read_record(f"{proc}/{child}/stat"))
                 if one is not None and child not in found and child != root:
                     found[child] = one
-                    todo.append(child)
+                    todo.append((child, one.threads == 1))  # who has one thread needs no look for more
     return found
 
 

@@ -257,7 +257,7 @@ def environ(pid: int, having: str = "") -> dict[str, str] | None:
         pairs: dict[str, str] = psutil.Process(pid).environ()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
-    if having and not any(having in value for value in pairs.values()):
+    if having and having not in pairs and not any(having in value for value in pairs.values()):
         return {} if pairs else None
     return pairs or None
 

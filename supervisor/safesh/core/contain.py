@@ -59,7 +59,7 @@ def choose_backend() -> tuple[Backend, str]:
 
 def make_group(name: str) -> Group | None:
     """A cgroup for a run, None where the backend has none."""
-    if choose_backend()[0] != "cgroup":
+    if _platform.forced_backend() in ("posix", "subreaper") or not _platform.HAS_SUBREAPER:
         return None
     from safesh._platform.cgroup import Group
 
@@ -94,6 +94,8 @@ class Tree:
         # Children of the holder that are not the run's: a log compressor, say. And never ourselves.
         self.spare = {os.getpid(), *spare}
         self.handles: dict[tuple[int, int], Handle] = {}
+        # A mark (``HOLDER``) by which a holder that is not this process tells its own helpers from members.
+        self.helpers = ""
         self.find_more: Callable[[dict[int, Info]], Iterable[int]] | None = None
         self.on_remove: Callable[[Group], None] | None = None  # told before its group goes
         self._sessions: dict[int, int] = {}  # leader's pid -> its start
@@ -167,7 +169,7 @@ class Tree:
             if pid in seen:
                 continue
             seen.add(pid)
-            if pid != self.root and pid in self.spare:
+            if pid != self.root and (pid in self.spare or self._is_helper(pid)):
                 continue
             # Below a zombie there is nothing: its children have been re-parented already.
             seeds += children.get(pid, ())
@@ -175,6 +177,10 @@ class Tree:
             if member is not None and pid != self.root and not member.dead:
                 found[pid] = member
         return found
+
+    def _is_helper(self, pid: int) -> bool:
+        """Whether somebody else's holder has it for itself: a notification under way, or a fork before its exec."""
+        return bool(self.helpers) and (_platform.environ(pid, self.helpers) or {}).get(HOLDER) == self.helpers
 
     def _same_session(self, everything: dict[int, Info]) -> list[int]:
         """Portable: orphans show by the session of a member seen before, or by the run id in their environment."""
@@ -200,18 +206,28 @@ class Tree:
         A scan of /proc is no snapshot: a process whose parent ends while we read can be missed. But every
         orphan of ours becomes the holder's child, so a holder without any child has no tree (wait(2), ECHILD).
         """
+        if self.has_nobody():
+            return True
         if self.group is not None and self.group.populated():
             return False
         if self.root != os.getpid() or not _platform.HAS_SUBREAPER:
             return not self.look() and not self.look()
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            return True
         # Children of ours that are not the run's hide the kernel's answer.
         if not self.spare - {self.root}:
             return False
         return not any(one.ppid == self.root and one.pid not in self.spare for one in _platform.scan().values())
+
+    def has_nobody(self) -> bool:
+        """Whether the kernel says so at once, without a look at any process; False: it cannot tell, or somebody is."""
+        if self.root != os.getpid() or not _platform.HAS_SUBREAPER:
+            return False
+        if self.group is not None and self.group.populated():
+            return False
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            return True
+        return False
 
     def living(self) -> list[Handle]:
         """Handles whose process has not ended, without looking for new members."""

@@ -40,9 +40,13 @@ def scan_parts(path: str) -> dict[int, list[str]]:
 
     OSError when the folder cannot be read.
     """
+    return _parts_among(os.listdir(os.path.dirname(path) or "."), path)
+
+
+def _parts_among(entries: list[str], path: str) -> dict[int, list[str]]:
     folder, name = os.path.split(path)
     found: dict[int, list[str]] = {}
-    for entry in os.listdir(folder or "."):
+    for entry in entries:
         if not entry.startswith(name + "."):
             continue
         digits = entry[len(name) + 1 :].removesuffix(PACKED)
@@ -216,13 +220,14 @@ class LogFile:
         return True
 
     def _prune(self) -> None:
-        if not self._policy.keep:
-            return
         try:
-            parts = list(scan_parts(self.path).values())
+            parts = scan_parts(self.path) if self._policy.keep else {}
         except OSError:
             return
-        for names in parts[: -self._policy.keep]:
+        self._remove_oldest(parts)
+
+    def _remove_oldest(self, parts: dict[int, list[str]]) -> None:
+        for names in list(parts.values())[: -self._policy.keep] if self._policy.keep else ():
             for name in names:
                 _unlink(name)
 
@@ -230,15 +235,17 @@ class LogFile:
         """Clear what a writer that was killed left half done."""
         folder, name = os.path.split(self.path)
         try:
-            for entry in os.listdir(folder or "."):
-                if entry.startswith(name + ".") and entry.endswith(UNFINISHED):
-                    _unlink(os.path.join(folder, entry))
-            for names in scan_parts(self.path).values():
-                if len(names) == 2:  # the .gz got its name only once it was whole and on the disk
-                    _unlink(names[0])
+            entries = os.listdir(folder or ".")
         except OSError:
-            pass
-        self._prune()
+            return
+        for entry in entries:
+            if entry.startswith(name + ".") and entry.endswith(UNFINISHED):
+                _unlink(os.path.join(folder, entry))
+        parts = _parts_among(entries, self.path)
+        for names in parts.values():
+            if len(names) == 2:  # the .gz got its name only once it was whole and on the disk
+                _unlink(names[0])
+        self._remove_oldest(parts)
 
 
 def open_log(path: str) -> int:

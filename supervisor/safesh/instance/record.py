@@ -52,7 +52,18 @@ _SHAPE: dict[str, tuple[type, ...]] = {
 
 def write_record(paths: InstancePaths, record: dict[str, Any]) -> None:
     """Replace the record. StateError when it cannot be written."""
-    write_private(paths.record, wire.dumps({"v": VERSION, **record}, 1) + "\n")
+    write_text(paths, text_of(record))
+
+
+def text_of(record: dict[str, Any]) -> str:
+    """What stands in the record's file: a line for each field."""
+    lines = [f' "{name}": {wire.dumps(value)}' for name, value in {"v": VERSION, **record}.items()]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def write_text(paths: InstancePaths, text: str) -> None:
+    """Replace the record by this text. StateError when it cannot be written."""
+    write_private(paths.record, text)
 
 
 def read_record(paths: InstancePaths) -> tuple[dict[str, Any] | None, str]:

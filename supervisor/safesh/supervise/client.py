@@ -12,6 +12,7 @@ from safesh.core.kill import KILL_SECONDS, end_tree, poll_milliseconds
 from safesh.errors import StateError
 from safesh.instance import lock as locks
 from safesh.instance import record as records
+from safesh.instance.strays import mark
 from safesh.model import StopPolicy, Verdict
 from safesh.supervise import control
 
@@ -154,6 +155,7 @@ def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: boo
     # The keeper gives the target's own grace; who asked for a shorter one gets it, by killing from here.
     if now or not wait_for(keeper, policy.grace + MARGIN):
         tree = Tree(last["run_id"], keeper.pid, open_group(last["cgroup"]), spare=[keeper.pid])
+        tree.helpers = mark(paths.folder, paths.instance)
         found = end_tree(tree, policy, now=True)
         tree.close()
         verdict.killed, verdict.survivors = found.killed, found.survivors

@@ -18,7 +18,7 @@ if not __package__:
 from safesh import _platform, wire
 from safesh.clock import format_duration, monotonic, sleep
 from safesh.core import fds, kill, reap
-from safesh.core.contain import INSTANCE, RUN_ID, Tree
+from safesh.core.contain import HOLDER, INSTANCE, RUN_ID, Tree
 from safesh.core.environment import inherited
 from safesh.core.spawn import spawn
 from safesh.errors import ResourceError, SafeshError
@@ -250,7 +250,7 @@ class Courier:
             return words, "/", env, wire.dumps(message).encode() + b"\n"
         env |= self.order["env"]
         # A hook is not of the run, and who carries the run's marks is taken for a stray of it.
-        for name in (RUN_ID, INSTANCE):
+        for name in (RUN_ID, INSTANCE, HOLDER):
             env.pop(name, None)
         facts = {
             "SAFESH_EVENT": letter["event"],

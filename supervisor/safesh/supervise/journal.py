@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from safesh.paths import InstancePaths
     from safesh.supervise.run import LiveRun
 
+_AGAIN = 0.05  # seconds after which the same record is written again, were it only because somebody removed it
+
 
 class Journal:
     """The record as a dict that is saved whole, and the events of one instance."""
@@ -28,6 +30,7 @@ class Journal:
         self.log = EventLog(paths.events, spec.instance)
         self.listeners: list[Callable[[str, dict[str, Any]], None]] = []  # told of every event, once it is written
         self._told_loss = False
+        self._saved = (0.0, "")  # when (monotonic seconds), and what
         now = wall()
         self.record: dict[str, Any] = {
             "project": spec.project,
@@ -67,9 +70,17 @@ class Journal:
         self.record["fingerprint"] = fingerprint(spec)
 
     def save(self) -> None:
-        """Write the record; a full disk costs an event, not the run."""
+        """Write the record; a full disk costs an event, not the run.
+
+        What was written a moment ago is not written once more: one step of the machine may lead at once to the next.
+        """
+        text = records.text_of(self.record)
+        now = monotonic()
+        if text == self._saved[1] and now - self._saved[0] < _AGAIN:
+            return
         try:
-            records.write_record(self.paths, self.record)
+            records.write_text(self.paths, text)
+            self._saved = (now, text)
         except SafeshError as error:
             self.event("record_failed", message=str(error))
 

@@ -7,9 +7,10 @@ import os
 import sys
 
 from safesh import _platform, wire
-from safesh.core.contain import INSTANCE, RUN_ID
+from safesh.core.contain import HOLDER, INSTANCE, RUN_ID
 from safesh.core.environment import inherited
 from safesh.core.spawn import spawn
+from safesh.instance.strays import mark
 from safesh.supervise.letters import life, timeout_of
 
 TYPE_CHECKING = False
@@ -89,7 +90,8 @@ def recipients_of(spec: TargetSpec, place: int) -> list[Recipient]:
 def send_courier(order: dict[str, Any]) -> int:
     """Start a courier; its pid. ResourceError, OSError when that cannot be now, ValueError when it never can.
 
-    It is a new program with nothing of ours open: no lock, no lifeline, no mark of the instance in its environment.
+    It is a new program with nothing of ours open, no lock and no lifeline, and its mark says that it is no member of the
+    run: whoever ends that from outside finds it among our children.
     """
     data = wire.dumps(order).encode()  # on a pipe, since a url is a secret that no argument list may show
     reading, writing = os.pipe()
@@ -102,7 +104,7 @@ def send_courier(order: dict[str, Any]) -> int:
         null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
             words = [sys.executable, "-E", "-s", "-S", _COURIER]
-            return spawn(words, cwd="/", env=_unmarked(), stdio=(reading, null, null))
+            return spawn(words, cwd="/", env=_environment(order), stdio=(reading, null, null))
         finally:
             os.close(null)
     finally:
@@ -110,5 +112,6 @@ def send_courier(order: dict[str, Any]) -> int:
         os.close(writing)
 
 
-def _unmarked() -> dict[str, str]:
-    return {name: value for name, value in inherited().items() if name not in (INSTANCE, RUN_ID)}
+def _environment(order: dict[str, Any]) -> dict[str, str]:
+    env = {name: value for name, value in inherited().items() if name not in (INSTANCE, RUN_ID)}
+    return env | {HOLDER: mark(os.path.dirname(order["events"]), order["instance"])}
