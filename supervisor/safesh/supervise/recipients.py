@@ -90,7 +90,7 @@ def recipients_of(spec: TargetSpec, place: int) -> list[Recipient]:
 def send_courier(order: dict[str, Any]) -> int:
     """Start a courier; its pid. ResourceError, OSError when that cannot be now, ValueError when it never can.
 
-    It is a new program with nothing of ours open, no lock and no lifeline, and its mark says that it is no member of the
+    It is a new program with nothing of ours open, no lock and no lifeline. Its mark says that it is no member of the
     run: whoever ends that from outside finds it among our children.
     """
     data = wire.dumps(order).encode()  # on a pipe, since a url is a secret that no argument list may show
