@@ -16,7 +16,7 @@ from faults import campaign
 from faults.namespace import ROOT
 from faults.part import Figure, Options, Part, PartError
 
-_STEPS = 300  # at most, until it is noticed
+_STEPS = 600  # at most, until it is noticed
 
 
 class Mutation(NamedTuple):
@@ -40,10 +40,11 @@ core/keeper.py: a keeper leaves the tree of a dead supervisor alone
         policy, now = self.order or
 %
 core/keeper.py: the main process alone is ended
-        verdict = kill.end_tree(self.tree, policy, main=self.main, wait=self._wait_ending, now=now)
+        verdict = kill.insist(
 =
         os.kill(self.main[0], 9)
         verdict = Verdict(run_id=self.run.run_id)
+        (lambda *_: None)(
 %
 core/keeper.py: the target inherits the lock
         stdio = (run.stdin, run.output[1]
@@ -98,6 +99,17 @@ core/kill.py: nobody is killed after the grace
             survivors = ending.kill(monotonic() + KILL_SECONDS)
 =
             survivors = {}
+%
+core/kill.py with system calls of a supervisor failing: the last holder gives up when it cannot look
+            if not alone():
+                raise
+=
+            raise
+%
+instance/strays.py with state folder moved away: a supervisor whose lock and record are gone is not found
+                elif self._has_lock(pid):
+=
+                elif False:
 %
 instance/strays.py: whoever is called sleep is taken for a stray
         if pid in in_group:

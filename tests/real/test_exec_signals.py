@@ -10,6 +10,7 @@ import time
 import pytest
 
 from helpers import procs
+from helpers.campaign import rounds
 from helpers.exec_run import ECHO, finish, python, run_exec, state, wait_state
 
 SESSIONS = ("new", "pgrp", "keep")
@@ -151,6 +152,22 @@ def test_in_its_own_session_a_terminal_stop_stops_the_group_then_exec_and_cont_r
             assert {init.wait_line("18").string, init.wait_line("18").string} == {"18", "child 18"}
             for one in (init.pid, pid, child):
                 wait_state(one, "SR")
+
+
+@pytest.mark.parametrize("session", ["new", "pgrp"])
+def test_a_cont_that_comes_before_exec_has_stopped_itself_is_not_lost(session: str) -> None:
+    """A stop signal to oneself drops a SIGCONT that waits (kernel/signal.c, prepare_signal)."""
+    with run_exec("--session", session, "--", *ECHO) as init:
+        pid = ready(init)
+        for _ in range(rounds(30, 300)):
+            init.send(signal.SIGTSTP)
+            while session == "new" and state(pid) != "T":  # the moment in which exec is about to stop itself
+                pass
+            init.send(signal.SIGCONT)
+            wait_state(init.pid, "SR")
+            wait_state(pid, "SR")
+        init.send(signal.SIGUSR1)
+        init.wait_line("^10$")
 
 
 @pytest.mark.parametrize("session", ["pgrp", "keep"])

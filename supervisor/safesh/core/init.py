@@ -215,7 +215,7 @@ class _Init:
             self._send(sent)
         if sent in _ENDING or sent == options.timeout_signal:
             self._arm_kill()
-        if number in initwait.STOPPING:
+        if number in initwait.STOPPING and initwait.may_stop():
             if options.session != "new" and one.code == initwait.SI_KERNEL:
                 initwait.stop_if_resumable(number)
             else:

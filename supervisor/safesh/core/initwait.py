@@ -166,6 +166,15 @@ def describe(status: int) -> str:
     return f"killed by {signals.name(-ended)}" if ended < 0 else f"exit status {ended}"
 
 
+def may_stop() -> bool:
+    """Whether to stop ourselves now.
+
+    A stop signal drops a SIGCONT that waits (kernel/signal.c, prepare_signal): we would stay stopped for ever. And for
+    pid 1 that is all it would do, for nothing stops an init.
+    """
+    return os.getpid() != 1 and _signal.SIGCONT not in _signal.sigpending()
+
+
 def stop_if_resumable(number: int) -> bool:
     """Take TSTP, TTIN or TTOU with its default action; False when it did nothing.
 
