@@ -16,12 +16,29 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 from bench.stage import DEADLINE, BenchError, Stage
 
 MARK = "BENCH_HALL"
 _NUMBERS = itertools.count()
+
+
+Programs = dict[str, list[str]]  # name -> command line
+
+
+class How(NamedTuple):
+    """How programs are to be run.
+
+    log: a folder where it keeps what the programs print, its usual rotation included; "": thrown away, or kept
+    as cheaply as it can. restart: a program that ends is started again, by its own rules. grace: seconds between
+    SIGTERM and SIGKILL; None: its own. alone: with an interpreter that nobody else maps, for PSS.
+    """
+
+    log: str
+    restart: bool
+    grace: float | None
+    alone: bool
 
 
 class Rival(ABC):
@@ -37,6 +54,7 @@ class Rival(ABC):
     ours: ClassVar[bool] = False
     no_wrap: ClassVar[str] = "has no command that ends with the program"
     waits: ClassVar[bool] = True  # its command for stopping returns when the program has ended
+    room: ClassVar[Callable[[Any, Stage, Programs, How], Hall]]
 
     def __init__(self, version: str, folder: Path | None = None) -> None:
         """folder: where its commands lie; None: in PATH."""
@@ -55,23 +73,18 @@ class Rival(ABC):
         """What the environment needs for its commands (LD_LIBRARY_PATH), besides the hall's own."""
         return {}
 
-    @abstractmethod
     def running(
         self,
         stage: Stage,
-        programs: dict[str, list[str]],
+        programs: Programs,
         *,
         log: str = "",
         restart: bool = False,
         grace: float | None = None,
         alone: bool = False,
     ) -> Hall:
-        """A context manager: the supervisor is there and answers, none of the programs runs yet.
-
-        log: a folder where it keeps what the programs print, its usual rotation included; "": thrown away, or kept
-        as cheaply as it can. restart: a program that ends is started again, by its own rules. grace: seconds between
-        SIGTERM and SIGKILL; None: its own. alone: with an interpreter that nobody else maps, for PSS.
-        """
+        """A context manager: the supervisor is there and answers, none of the programs runs yet. See :class:`How`."""
+        return self.room(self, stage, programs, How(log, restart, grace, alone))
 
     def wrap(self, stage: Stage, command: Sequence[str]) -> tuple[list[str], dict[str, str]] | None:
         """A command line that runs ``command`` to its end and ends with it, and changes to the environment."""
@@ -85,10 +98,11 @@ class Hall(ABC):
     None in the place of a command line: the rival has no such thing.
     """
 
-    def __init__(self, rival: Rival, stage: Stage, programs: dict[str, list[str]]) -> None:
+    def __init__(self, rival: Rival, stage: Stage, programs: Programs, how: How) -> None:
         self.rival = rival
         self.stage = stage
         self.programs = programs
+        self.how = how
         # Short: a unix socket's path has at most 107 bytes (unix(7)).
         self.folder = stage.folder / f"{rival.name}-{next(_NUMBERS)}"
         self.folder.mkdir()

@@ -8,55 +8,32 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from bench.install import FOLDER, from_pypi
 from bench.loner import loner
-from bench.rivals.base import Hall, Rival
+from bench.rivals.base import Hall, How, Programs, Rival
 from bench.stage import Stage
 
 
-class Circus(Rival):
-    name = "circus"
-    runtime: ClassVar[Literal["python", "node", "c"]] = "python"
-
-    @classmethod
-    def find(cls, stage: Stage, install: bool) -> Circus:
-        folder = from_pypi(stage, "circus", "circusctl", install)
-        return cls(stage.call([f"{folder}/circusd", "--version"]).strip(), folder)
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **how: Any) -> Room:
-        return Room(self, stage, programs, **how)
-
-
 class Room(Hall):
-    def __init__(
-        self,
-        rival: Rival,
-        stage: Stage,
-        programs: dict[str, list[str]],
-        *,
-        log: str = "",
-        restart: bool = False,
-        grace: float | None = None,
-        alone: bool = False,
-    ) -> None:
-        super().__init__(rival, stage, programs)
+    def __init__(self, rival: Rival, stage: Stage, programs: Programs, how: How) -> None:
+        super().__init__(rival, stage, programs, how)
         self.endpoint = f"ipc://{self.folder}/e"
         self.config = str(self.folder / "ini")
         text = f"[circus]\nendpoint = {self.endpoint}\npubsub_endpoint = ipc://{self.folder}/p\nstatsd = False\n"
         for name, command in programs.items():
             text += (
-                f"[watcher:{name}]\ncmd = {shlex.join(command)}\nautostart = False\nrespawn = {restart}\n"
+                f"[watcher:{name}]\ncmd = {shlex.join(command)}\nautostart = False\nrespawn = {how.restart}\n"
                 "copy_env = True\nwarmup_delay = 0\nmax_retry = -1\n"
             )
-            text += f"graceful_timeout = {grace:g}\n" if grace is not None else ""
+            text += f"graceful_timeout = {how.grace:g}\n" if how.grace is not None else ""
             for stream in ("stdout", "stderr"):
-                kept = f"FileStream\n{stream}_stream.filename = {log}/{name}.{stream}" if log else "DevNullStream"
-                text += f"{stream}_stream.class = {kept}\n" if log else f"close_child_{stream} = True\n"
+                kept = f"FileStream\n{stream}_stream.filename = {how.log}/{name}.{stream}"
+                text += f"{stream}_stream.class = {kept}\n" if how.log else f"close_child_{stream} = True\n"
         Path(self.config).write_text(text)
         self.executable = [rival.program("circusd")]
-        if alone:
+        if how.alone:
             mine = loner(stage, self.folder.name)
             modules = str(next((FOLDER / "lib").glob("python*/site-packages")))
             self.own = {**mine.changes, "PYTHONPATH": modules}
@@ -83,3 +60,14 @@ class Room(Hall):
 
     def open(self) -> None:
         self.daemon([*self.executable, self.config], lambda: self.stage.call(self.control("list"), **self.changes))
+
+
+class Circus(Rival):
+    name = "circus"
+    runtime: ClassVar[Literal["python", "node", "c"]] = "python"
+    room = Room
+
+    @classmethod
+    def find(cls, stage: Stage, install: bool) -> Circus:
+        folder = from_pypi(stage, "circus", "circusctl", install)
+        return cls(stage.call([f"{folder}/circusd", "--version"]).strip(), folder)

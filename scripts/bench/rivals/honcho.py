@@ -10,55 +10,27 @@ import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from bench.install import FOLDER, from_pypi
 from bench.loner import loner
-from bench.rivals.base import Rival, Wrapping, below
+from bench.rivals.base import How, Programs, Rival, Wrapping, below
 from bench.stage import DEADLINE, BenchError, Stage
 
 _ALL = "*"
 
 
-class Honcho(Rival):
-    name = "honcho"
-    kind: ClassVar[Literal["daemon", "wrapper"]] = "wrapper"
-    runtime: ClassVar[Literal["python", "node", "c"]] = "python"
-
-    @classmethod
-    def find(cls, stage: Stage, install: bool) -> Honcho:
-        folder = from_pypi(stage, "honcho", "honcho", install)
-        return cls(stage.call([f"{folder}/honcho", "version"]).split()[-1], folder)
-
-    def wrap(self, stage: Stage, command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-        return [self.program("honcho"), "run", *command], {}
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **how: Any) -> Room:
-        return Room(self, stage, programs, **how)
-
-
 class Room(Wrapping):
     between = 1
 
-    def __init__(
-        self,
-        rival: Rival,
-        stage: Stage,
-        programs: dict[str, list[str]],
-        *,
-        log: str = "",
-        restart: bool = False,
-        grace: float | None = None,
-        alone: bool = False,
-    ) -> None:
+    def __init__(self, rival: Rival, stage: Stage, programs: Programs, how: How) -> None:
         """It has neither restarts nor a grace of ours (its own: 5 s), and prints what the programs print."""
-        super().__init__(rival, stage, programs)
-        self.log = log
+        super().__init__(rival, stage, programs, how)
         self.procfile = self.folder / "Procfile"
         # `exec`: it hands a line to a shell.
         self.procfile.write_text("".join(f"{name}: exec {shlex.join(words)}\n" for name, words in programs.items()))
         self.executable = [rival.program("honcho")]
-        if alone:
+        if how.alone:
             mine = loner(stage, self.folder.name)
             modules = str(next((FOLDER / "lib").glob("python*/site-packages")))
             self.own = {**mine.changes, "PYTHONPATH": modules}
@@ -66,7 +38,7 @@ class Room(Wrapping):
 
     def start(self, name: str) -> list[str]:
         command = [*self.executable, "-f", str(self.procfile), "start", *([name] if name else [])]
-        return self._into(f"{self.log}/{name}.log", command) if self.log else command
+        return self._into(f"{self.how.log}/{name}.log", command) if self.how.log else command
 
     @staticmethod
     def _into(file: str, command: list[str]) -> list[str]:
@@ -81,9 +53,9 @@ class Room(Wrapping):
 
     def _begin(self, key: str, names: list[str]) -> list[int]:
         """And wait until it says that it has started them: SIGTERM before that would find it deaf for good."""
-        told = Path(f"{self.log or self.folder}/{key}.log")
+        told = Path(f"{self.how.log or self.folder}/{key}.log")
         command = self.start(key if key in self.programs else "")
-        wrapped = command if self.log and key != _ALL else self._into(str(told), command)
+        wrapped = command if self.how.log and key != _ALL else self._into(str(told), command)
         self.children[key] = self.stage.begin(wrapped, **self.changes, **self.own)
         limit = time.monotonic() + DEADLINE
         while not told.exists() or told.read_text().count(" started (pid=") < len(names):
@@ -103,3 +75,18 @@ class Room(Wrapping):
             return super().program_pid(name)
         found = below(everybody.pid, self.between + 1)
         return found[list(self.programs).index(name)] if len(found) == len(self.programs) else None
+
+
+class Honcho(Rival):
+    name = "honcho"
+    kind: ClassVar[Literal["daemon", "wrapper"]] = "wrapper"
+    runtime: ClassVar[Literal["python", "node", "c"]] = "python"
+    room = Room
+
+    @classmethod
+    def find(cls, stage: Stage, install: bool) -> Honcho:
+        folder = from_pypi(stage, "honcho", "honcho", install)
+        return cls(stage.call([f"{folder}/honcho", "version"]).split()[-1], folder)
+
+    def wrap(self, stage: Stage, command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        return [self.program("honcho"), "run", *command], {}

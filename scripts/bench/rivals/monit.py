@@ -9,51 +9,23 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from bench.install import from_debian, library_path
-from bench.rivals.base import MARK, Hall, Rival
+from bench.rivals.base import MARK, Hall, How, Programs, Rival
 from bench.stage import Stage
 
 
-class Monit(Rival):
-    name = "monit"
-    waits = False
-
-    @classmethod
-    def find(cls, stage: Stage, install: bool) -> Monit:
-        folder, version = from_debian(stage, "monit", "monit", install)
-        return cls(version, folder)
-
-    @property
-    def changes(self) -> dict[str, str]:
-        return library_path()
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **how: Any) -> Room:
-        return Room(self, stage, programs, **how)
-
-
 class Room(Hall):
-    def __init__(
-        self,
-        rival: Rival,
-        stage: Stage,
-        programs: dict[str, list[str]],
-        *,
-        log: str = "",
-        restart: bool = False,
-        grace: float | None = None,
-        alone: bool = False,
-    ) -> None:
+    def __init__(self, rival: Rival, stage: Stage, programs: Programs, how: How) -> None:
         """It has no grace: it runs the stop program, and that is that."""
-        super().__init__(rival, stage, programs)
+        super().__init__(rival, stage, programs, how)
         self.monit = rival.program("monit")
         self.config = self.folder / "conf"
         text = f"set daemon 1\nset httpd unixsocket {self.folder}/sock allow bench:bench\n"
         text += "".join(f"set {what}file {self.folder}/{what}\n" for what in ("log", "pid", "id", "state"))
         for name, command in programs.items():
             script = self.folder / f"{name}.sh"
-            pid, kept = f"{self.folder}/{name}.pid", f"{log}/{name}.log" if log else "/dev/null"
+            pid, kept = f"{self.folder}/{name}.pid", f"{how.log}/{name}.log" if how.log else "/dev/null"
             script.write_text(
                 f"#!/bin/sh\ncase $1 in\n"
                 # It gives programs an environment with PATH alone.
@@ -61,7 +33,7 @@ class Room(Hall):
                 f"    echo $! >{pid} ;;\n  stop) kill $(cat {pid}) ;;\nesac\n"
             )
             script.chmod(0o755)
-            mode = "active" if restart else "passive"
+            mode = "active" if how.restart else "passive"
             text += (
                 f'check process {name} with pidfile {pid}\n  start program = "{script} start"\n'
                 f'  stop program = "{script} stop"\n  onreboot nostart\n  mode {mode}\n'
@@ -102,3 +74,18 @@ class Room(Hall):
             if self.program_pid(name):
                 self.ask(*self.stop(name))
         super().close()
+
+
+class Monit(Rival):
+    name = "monit"
+    waits = False
+    room = Room
+
+    @classmethod
+    def find(cls, stage: Stage, install: bool) -> Monit:
+        folder, version = from_debian(stage, "monit", "monit", install)
+        return cls(version, folder)
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return library_path()

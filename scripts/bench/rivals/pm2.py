@@ -11,50 +11,25 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from bench.install import from_npm
-from bench.rivals.base import Hall, Rival, gone
+from bench.rivals.base import Hall, How, Programs, Rival, gone
 from bench.stage import Stage
 
 
-class Pm2(Rival):
-    name = "pm2"
-    no_wrap = "pm2-runtime ends 12 s after its program (four looks, two seconds apart), with exit status 2"
-    runtime: ClassVar[Literal["python", "node", "c"]] = "node"
-
-    @classmethod
-    def find(cls, stage: Stage, install: bool) -> Pm2:
-        folder = from_npm(stage, "pm2", "pm2", install)
-        package = json.loads((folder.parent / "pm2" / "package.json").read_text())
-        return cls(str(package["version"]), folder)
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **how: Any) -> Room:
-        return Room(self, stage, programs, **how)
-
-
 class Room(Hall):
-    def __init__(
-        self,
-        rival: Rival,
-        stage: Stage,
-        programs: dict[str, list[str]],
-        *,
-        log: str = "",
-        restart: bool = False,
-        grace: float | None = None,
-        alone: bool = False,
-    ) -> None:
-        super().__init__(rival, stage, programs)
+    def __init__(self, rival: Rival, stage: Stage, programs: Programs, how: How) -> None:
+        super().__init__(rival, stage, programs, how)
         self.home = self.folder / "home"
         self.changes |= {"PM2_HOME": str(self.home), "PM2_DISCRETE_MODE": "1"}
         self.config = self.folder / "ecosystem.config.json"
         apps = []
         for name, command in programs.items():
-            kept = f"{log}/{name}.log" if log else "/dev/null"
+            kept = f"{how.log}/{name}.log" if how.log else "/dev/null"
             app: dict[str, Any] = {
                 "name": name, "script": command[0], "args": command[1:], "interpreter": "none", "exec_mode": "fork",
-                "autorestart": restart, "vizion": False, "pmx": False, "out_file": kept, "error_file": kept,
+                "autorestart": how.restart, "vizion": False, "pmx": False, "out_file": kept, "error_file": kept,
             }  # fmt: skip
-            if grace is not None:
-                app["kill_timeout"] = round(grace * 1000)
+            if how.grace is not None:
+                app["kill_timeout"] = round(how.grace * 1000)
             apps.append(app)
         self.config.write_text(json.dumps({"apps": apps}))
 
@@ -94,3 +69,16 @@ class Room(Hall):
         for pid in self.pids():
             self.ask(*self.control("kill"))
             gone(pid, 10.0)
+
+
+class Pm2(Rival):
+    name = "pm2"
+    no_wrap = "pm2-runtime ends 12 s after its program (four looks, two seconds apart), with exit status 2"
+    runtime: ClassVar[Literal["python", "node", "c"]] = "node"
+    room = Room
+
+    @classmethod
+    def find(cls, stage: Stage, install: bool) -> Pm2:
+        folder = from_npm(stage, "pm2", "pm2", install)
+        package = json.loads((folder.parent / "pm2" / "package.json").read_text())
+        return cls(str(package["version"]), folder)

@@ -12,41 +12,14 @@ import time
 from typing import Any
 
 from bench.install import from_debian, library_path
-from bench.rivals.base import Hall, Rival, children, gone
+from bench.rivals.base import Hall, How, Programs, Rival, children, gone
 from bench.stage import Stage
 
 
-class Runit(Rival):
-    name = "runit"
-
-    @classmethod
-    def find(cls, stage: Stage, install: bool) -> Runit:
-        folder, version = from_debian(stage, "runit", "runsvdir", install)
-        return cls(version, folder)
-
-    @property
-    def changes(self) -> dict[str, str]:
-        return library_path()
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **how: Any) -> Room:
-        return Room(self, stage, programs, **how)
-
-
 class Room(Hall):
-    def __init__(
-        self,
-        rival: Rival,
-        stage: Stage,
-        programs: dict[str, list[str]],
-        *,
-        log: str = "",
-        restart: bool = False,
-        grace: float | None = None,
-        alone: bool = False,
-    ) -> None:
-        super().__init__(rival, stage, programs)
-        self.once = not restart
-        self.grace = grace
+    def __init__(self, rival: Rival, stage: Stage, programs: Programs, how: How) -> None:
+        super().__init__(rival, stage, programs, how)
+        self.once = not how.restart
         self.services = self.folder / "sv"
         self.sv = rival.program("sv")
         self.changes["PATH"] = f"{rival.folder}:{stage.environment()['PATH']}" if rival.folder else ""
@@ -57,9 +30,9 @@ class Room(Hall):
             service.mkdir(parents=True)
             (service / "down").touch()
             self._script(service / "run", f"exec 2>&1\nexec {shlex.join(command)}")
-            if log:
+            if how.log:
                 (service / "log").mkdir()
-                self._script(service / "log" / "run", f"mkdir -p {log}/{name}\nexec svlogd {log}/{name}")
+                self._script(service / "log" / "run", f"mkdir -p {how.log}/{name}\nexec svlogd {how.log}/{name}")
 
     @staticmethod
     def _script(path: Any, text: str) -> None:
@@ -74,9 +47,9 @@ class Room(Hall):
 
     def stop(self, name: str) -> list[str]:
         """By itself `sv stop` never kills; with a grace it is force-stop."""
-        if self.grace is None:
+        if self.how.grace is None:
             return [self.sv, "stop", f"{self.services}/{name}"]
-        return [self.sv, "-w", str(max(1, round(self.grace))), "force-stop", f"{self.services}/{name}"]
+        return [self.sv, "-w", str(max(1, round(self.how.grace))), "force-stop", f"{self.services}/{name}"]
 
     def pids(self) -> list[int]:
         """runsvdir, its runsv and their svlogd."""
@@ -110,3 +83,17 @@ class Room(Hall):
         for pid in each:
             gone(pid, max(0.0, limit - time.monotonic()))
         self.stage.end(daemon)
+
+
+class Runit(Rival):
+    name = "runit"
+    room = Room
+
+    @classmethod
+    def find(cls, stage: Stage, install: bool) -> Runit:
+        folder, version = from_debian(stage, "runit", "runsvdir", install)
+        return cls(version, folder)
+
+    @property
+    def changes(self) -> dict[str, str]:
+        return library_path()

@@ -11,57 +11,30 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
 
 from bench.install import from_debian
-from bench.rivals.base import Hall, Rival, children
+from bench.rivals.base import Hall, How, Programs, Rival, children
 from bench.stage import BenchError, Stage
 
 BUILT_FOR = Path("/usr/bin/s6-supervise")
 
 
-class S6(Rival):
-    name = "s6"
-
-    @classmethod
-    def find(cls, stage: Stage, install: bool) -> S6:
-        _folder, version = from_debian(stage, "s6", "s6-svscan", install)
-        if not BUILT_FOR.exists():
-            raise BenchError(
-                f"{BUILT_FOR} is compiled in, and nothing can be laid over /usr/bin here (mount namespace)"
-            )
-        return cls(version)
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **how: Any) -> Room:
-        return Room(self, stage, programs, **how)
-
-
 class Room(Hall):
-    def __init__(
-        self,
-        rival: Rival,
-        stage: Stage,
-        programs: dict[str, list[str]],
-        *,
-        log: str = "",
-        restart: bool = False,
-        grace: float | None = None,
-        alone: bool = False,
-    ) -> None:
-        super().__init__(rival, stage, programs)
-        self.how = "-u" if restart else "-o"
+    def __init__(self, rival: Rival, stage: Stage, programs: Programs, how: How) -> None:
+        super().__init__(rival, stage, programs, how)
+        self.up = "-u" if how.restart else "-o"
         self.services = self.folder / "scan"
         for name, command in programs.items():
             service = self.services / name
             service.mkdir(parents=True)
             (service / "down").touch()
             self._script(service / "run", f"exec 2>&1\nexec {shlex.join(command)}")
-            if grace is not None:  # without it, it never kills
-                (service / "timeout-kill").write_text(f"{round(grace * 1000)}\n")
-            if log:
+            if how.grace is not None:  # without it, it never kills
+                (service / "timeout-kill").write_text(f"{round(how.grace * 1000)}\n")
+            if how.log:
                 (service / "log").mkdir()
-                self._script(service / "log" / "run", f"exec s6-log n20 s10000000 {log}/{name}")
-                (Path(log) / name).mkdir(exist_ok=True)
+                self._script(service / "log" / "run", f"exec s6-log n20 s10000000 {how.log}/{name}")
+                (Path(how.log) / name).mkdir(exist_ok=True)
 
     @staticmethod
     def _script(path: Path, text: str) -> None:
@@ -69,7 +42,7 @@ class Room(Hall):
         path.chmod(0o755)
 
     def start(self, name: str) -> list[str]:
-        return ["/usr/bin/s6-svc", self.how, f"{self.services}/{name}"]
+        return ["/usr/bin/s6-svc", self.up, f"{self.services}/{name}"]
 
     def status(self, name: str) -> list[str]:
         return ["/usr/bin/s6-svstat", f"{self.services}/{name}"]
@@ -95,3 +68,17 @@ class Room(Hall):
             return True
 
         self.daemon(["/usr/bin/s6-svscan", str(self.services)], ready)
+
+
+class S6(Rival):
+    name = "s6"
+    room = Room
+
+    @classmethod
+    def find(cls, stage: Stage, install: bool) -> S6:
+        _folder, version = from_debian(stage, "s6", "s6-svscan", install)
+        if not BUILT_FOR.exists():
+            raise BenchError(
+                f"{BUILT_FOR} is compiled in, and nothing can be laid over /usr/bin here (mount namespace)"
+            )
+        return cls(version)

@@ -7,54 +7,28 @@ from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 from bench.loner import loner
-from bench.rivals.base import Hall, Rival
+from bench.rivals.base import Hall, How, Programs, Rival
 from bench.stage import SAFE, Stage
-
-
-class Safesh(Rival):
-    name = "safesh"
-    runtime: ClassVar[Literal["python", "node", "c"]] = "python"
-    ours = True
-
-    @classmethod
-    def find(cls, stage: Stage, _install: bool) -> Safesh:
-        return cls(stage.call([SAFE, "--version"]).split()[-1])
-
-    def wrap(self, stage: Stage, command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-        return [SAFE, "exec", "--", *command], {}
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **how: Any) -> Room:
-        return Room(self, stage, programs, **how)
 
 
 class Room(Hall):
     """A project of its own: its safe.toml is found by SAFESH_CONFIG. There is no daemon before the first start."""
 
-    def __init__(
-        self,
-        rival: Rival,
-        stage: Stage,
-        programs: dict[str, list[str]],
-        *,
-        log: str = "",
-        restart: bool = False,
-        grace: float | None = None,
-        alone: bool = False,
-    ) -> None:
-        super().__init__(rival, stage, programs)
+    def __init__(self, rival: Rival, stage: Stage, programs: Programs, how: How) -> None:
+        super().__init__(rival, stage, programs, how)
         config = self.folder / "safe.toml"
         text = f"project = {json.dumps(self.folder.name)}\n"
         for name, command in programs.items():
             text += f"[targets.{name}]\ncommand = {json.dumps(command)}\n"
-            text += 'restart = "always"\n' if restart else ""
-            text += f'stop = {{ grace = "{grace:g}s" }}\n' if grace is not None else ""
+            text += 'restart = "always"\n' if how.restart else ""
+            text += f'stop = {{ grace = "{how.grace:g}s" }}\n' if how.grace is not None else ""
         config.write_text(text)
         config.chmod(0o644)
         self.changes |= {"SAFESH_CONFIG": str(config)}
-        if log:
-            self.changes["SAFESH_HOME"] = log
+        if how.log:
+            self.changes["SAFESH_HOME"] = how.log
         self.safe = [SAFE]
-        if alone:
+        if how.alone:
             mine = loner(stage, self.folder.name)
             self.changes |= mine.changes
             self.safe = [mine.python, *stage.direct[1:]]
@@ -88,3 +62,17 @@ class Room(Hall):
     def close(self) -> None:
         super().close()
         self.ask(*self.safe, "stop", "--force", "--now")
+
+
+class Safesh(Rival):
+    name = "safesh"
+    runtime: ClassVar[Literal["python", "node", "c"]] = "python"
+    ours = True
+    room = Room
+
+    @classmethod
+    def find(cls, stage: Stage, _install: bool) -> Safesh:
+        return cls(stage.call([SAFE, "--version"]).split()[-1])
+
+    def wrap(self, stage: Stage, command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        return [SAFE, "exec", "--", *command], {}

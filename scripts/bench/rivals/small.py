@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from bench.install import from_debian
-from bench.rivals.base import Rival, Wrapping
+from bench.rivals.base import How, Programs, Rival, Wrapping
 from bench.stage import Stage
+
+
+class Room(Wrapping):
+    def __init__(self, rival: Small, stage: Stage, programs: Programs, how: How) -> None:
+        """No restarts, no grace, no log of theirs: what the program prints goes into a file by itself."""
+        super().__init__(rival, stage, programs, how)
+        self.small = rival
+
+    def start(self, name: str) -> list[str]:
+        command, _changes = self.small.wrap(self.stage, self.programs[name])
+        return ["/bin/sh", "-c", 'exec "$@" >"$0"', f"{self.how.log}/{name}.log", *command] if self.how.log else command
 
 
 class Small(Rival):
     kind: ClassVar[Literal["daemon", "wrapper"]] = "wrapper"
     words: ClassVar[tuple[str, ...]]
+    room = Room
 
     def __init__(self, version: str, folder: Path | None = None) -> None:
         super().__init__(version, folder)
@@ -27,9 +39,6 @@ class Small(Rival):
     def wrap(self, stage: Stage, command: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         return [self._path, *self.words, "--", *command], self.changes
 
-    def running(self, stage: Stage, programs: dict[str, list[str]], **how: Any) -> Room:
-        return Room(self, stage, programs, **how)
-
 
 class Tini(Small):
     name = "tini"
@@ -39,25 +48,3 @@ class Tini(Small):
 class DumbInit(Small):
     name = "dumb-init"
     words = ()
-
-
-class Room(Wrapping):
-    def __init__(
-        self,
-        rival: Small,
-        stage: Stage,
-        programs: dict[str, list[str]],
-        *,
-        log: str = "",
-        restart: bool = False,
-        grace: float | None = None,
-        alone: bool = False,
-    ) -> None:
-        """No restarts, no grace, no log of theirs: what the program prints goes into a file by itself."""
-        super().__init__(rival, stage, programs)
-        self.small = rival
-        self.log = log
-
-    def start(self, name: str) -> list[str]:
-        command, _changes = self.small.wrap(self.stage, self.programs[name])
-        return ["/bin/sh", "-c", 'exec "$@" >"$0"', f"{self.log}/{name}.log", *command] if self.log else command

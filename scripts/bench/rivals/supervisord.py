@@ -8,40 +8,17 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from bench.install import FOLDER, from_pypi
 from bench.loner import loner
-from bench.rivals.base import Hall, Rival
+from bench.rivals.base import Hall, How, Programs, Rival
 from bench.stage import Stage
 
 
-class Supervisord(Rival):
-    name = "supervisord"
-    runtime: ClassVar[Literal["python", "node", "c"]] = "python"
-
-    @classmethod
-    def find(cls, stage: Stage, install: bool) -> Supervisord:
-        folder = from_pypi(stage, "supervisor", "supervisorctl", install)
-        return cls(stage.call([f"{folder}/supervisord", "--version"]).strip(), folder)
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **how: Any) -> Room:
-        return Room(self, stage, programs, **how)
-
-
 class Room(Hall):
-    def __init__(
-        self,
-        rival: Rival,
-        stage: Stage,
-        programs: dict[str, list[str]],
-        *,
-        log: str = "",
-        restart: bool = False,
-        grace: float | None = None,
-        alone: bool = False,
-    ) -> None:
-        super().__init__(rival, stage, programs)
+    def __init__(self, rival: Rival, stage: Stage, programs: Programs, how: How) -> None:
+        super().__init__(rival, stage, programs, how)
         self.config = str(self.folder / "conf")
         text = (
             f"[unix_http_server]\nfile={self.folder}/sock\n[supervisord]\nnodaemon=true\n"
@@ -52,15 +29,15 @@ class Room(Hall):
         )
         for name, command in programs.items():
             words = shlex.join(command).replace("%", "%%")  # its own interpolation
-            kept = f"{log}/{name}.log" if log else "/dev/null\nstdout_logfile_maxbytes=0"
+            kept = f"{how.log}/{name}.log" if how.log else "/dev/null\nstdout_logfile_maxbytes=0"
             text += (
-                f"[program:{name}]\ncommand={words}\nautostart=false\nautorestart={str(restart).lower()}\n"
+                f"[program:{name}]\ncommand={words}\nautostart=false\nautorestart={str(how.restart).lower()}\n"
                 f"startsecs=0\nredirect_stderr=true\nstdout_logfile={kept}\n"
             )
-            text += f"stopwaitsecs={max(1, round(grace))}\n" if grace is not None else ""
+            text += f"stopwaitsecs={max(1, round(how.grace))}\n" if how.grace is not None else ""
         Path(self.config).write_text(text)
         self.executable = [rival.program("supervisord")]
-        if alone:
+        if how.alone:
             mine = loner(stage, self.folder.name)
             modules = str(next((FOLDER / "lib").glob("python*/site-packages")))
             self.own = {**mine.changes, "PYTHONPATH": modules}
@@ -88,3 +65,14 @@ class Room(Hall):
     def open(self) -> None:
         ready = self.control("pid")
         self.daemon([*self.executable, "-c", self.config], lambda: self.stage.call(ready, **self.changes))
+
+
+class Supervisord(Rival):
+    name = "supervisord"
+    runtime: ClassVar[Literal["python", "node", "c"]] = "python"
+    room = Room
+
+    @classmethod
+    def find(cls, stage: Stage, install: bool) -> Supervisord:
+        folder = from_pypi(stage, "supervisor", "supervisorctl", install)
+        return cls(stage.call([f"{folder}/supervisord", "--version"]).strip(), folder)
