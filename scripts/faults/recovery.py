@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faults import invariants
@@ -37,6 +38,8 @@ def recover(driver: Driver, step: int) -> list[str]:
     # What is still damaged belongs to instances that were not started, or is nobody's matter but a reader's.
     for path in (*world.damaged, str(world.files / "events.jsonl")):
         _remove(path)
+        for part in world.files.glob(f"{Path(path).name}.*") if path.endswith(".log") else ():
+            _remove(str(part))  # it has been rotated meanwhile, its wrong mode with it
     world.damaged.clear()
     known.events = (0, 0)
     known.lost = known.was_full = False
