@@ -139,8 +139,11 @@ def surroundings() -> set[str]:
     return found
 
 
-def main(options: list[str]) -> int:
-    waiting = batches(list((ROOT / "tests").rglob("test_*.py")))
+def main(arguments: list[str]) -> int:
+    """arguments: test files (none: all there are) and options of pytest."""
+    chosen = [ROOT / word for word in arguments if word.endswith(".py")]
+    options = [word for word in arguments if not word.endswith(".py")]
+    waiting = batches(chosen or list((ROOT / "tests").rglob("test_*.py")))
     before, begun = surroundings(), time.monotonic()
     running: list[Job] = []
     total: dict[str, int] = {}

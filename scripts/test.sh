@@ -2,6 +2,7 @@
 # test.sh - run the tests, from nothing: makes both virtual environments, installs what the system lacks.
 #
 # Usage: test.sh [PYTEST-ARGUMENT]...    (without arguments: everything, several files at a time)
+#        test.sh --several FILE... [PYTEST-OPTION]...    (these files, several at a time)
 set -euo pipefail
 
 self=${BASH_SOURCE[0]}
@@ -65,7 +66,7 @@ fi
 bash scripts/bootstrap.sh .venv
 bash scripts/bootstrap.sh .venv-dev --extras dev
 [[ -z $installing ]] || wait "$installing" || :
-if (($#)); then
+if (($#)) && [[ $1 != --several ]]; then
   exec .venv-dev/bin/python -m pytest "$@"
 fi
-exec .venv-dev/bin/python scripts/run_tests.py
+exec .venv-dev/bin/python scripts/run_tests.py "${@:2}"

@@ -11,6 +11,7 @@ from faults.namespace import ROOT
 from faults.part import Figure, Options, Part, PartError
 
 _USES_CAMPAIGN = re.compile(r"helpers(\.| import )campaign|helpers import .*\bcampaign\b")
+_CLOSES = re.compile(r"\bin \d+(\.\d+)?s\b")
 _COUNTS = re.compile(r"(\d+) (passed|failed|errors?|skipped|deselected|xfailed|xpassed)")
 
 
@@ -35,29 +36,30 @@ def run(options: Options) -> Part:
     chosen = files(options.quick)
     environ = {**os.environ, "SAFESH_CAMPAIGN": "" if options.quick else "full"}
     child = subprocess.Popen(
-        [str(ROOT / "scripts" / "test.sh"), *chosen, "-rfE"],
+        [str(ROOT / "scripts" / "test.sh"), "--several", *chosen, "-rfE"],
         cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     lines: list[str] = []
     assert child.stdout is not None
     for line in child.stdout:
         lines.append(line.rstrip())
-        if "%]" in line:
+        if _CLOSES.search(line):
             print(f"  {lines[-1]}", flush=True)
     code = child.wait()
-    counts: dict[str, int] = {}
-    for line in lines:
-        if re.search(r"\bin \d+(\.\d+)?s", line):
-            for number, word in _COUNTS.findall(line):
-                counts[word.rstrip("s") if word.startswith("error") else word] = int(number)
+    closing = next((line for line in reversed(lines) if _CLOSES.search(line)), "")
+    counts = {word.removesuffix("s") if word.startswith("error") else word: int(number)
+              for number, word in _COUNTS.findall(closing)}  # fmt: skip
     if not counts:
         raise PartError(f"scripts/test.sh ended with {code} and no counts: {' / '.join(lines[-5:])}")
     count = counts.get("failed", 0) + counts.get("error", 0)
-    failed = [line.partition(" ")[2].partition(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    told = [line.partition(" ")[2].partition(" - ")[0] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    failed = sorted({name for name in told if "::" in name and told.count(name) > 1})  # alone, too
+    shy = [line.partition(" ")[2].partition(":")[0] for line in lines if line.startswith("FLAKY ")]
     figures = [
         Figure("test files", str(len(chosen))),
         Figure("tests passed", f"{counts.get('passed', 0):,}"),
         Figure("failed", str(count), "0", count == 0),
+        Figure("files that failed in company of others and passed alone", ", ".join(shy) or "0"),
         Figure("skipped (what this machine lacks)", str(counts.get("skipped", 0))),
     ]
     prefix = "" if options.quick else "SAFESH_CAMPAIGN=full "
