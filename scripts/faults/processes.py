@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Process(NamedTuple):
-    """One process. ``role``: supervisor, keeper, member (of a target), command (safesh's front end) or other."""
+    """One process. ``role``: supervisor, keeper, member (of a target), command (safesh's front end), hook or other."""
 
     pid: int
     ppid: int
@@ -72,6 +72,8 @@ def look(pid: int) -> Process | None:
         role = "command"
     elif environ.get("FAULTS_WORLD") == "elsewhere":
         role = "decoy"
+    elif "SAFESH_EVENT" in environ:  # a notification's: it has its target's environment, and is not of the run
+        role = "hook"
     elif target:
         role = "member"
     elif argv[0] == "sleep" and len(argv) == 2 and "." in argv[1]:
