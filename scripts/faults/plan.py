@@ -7,6 +7,7 @@ itself changes nothing of what comes after.
 from __future__ import annotations
 
 import random
+import tomllib
 from typing import NamedTuple
 
 STEPS = 20  # of one world
@@ -158,11 +159,22 @@ def _table(table: dict[str, object], key: str) -> dict[str, object]:
     return dict(value) if isinstance(value, dict) else {}
 
 
+def _is_toml(data: bytes) -> bool:
+    try:
+        tomllib.loads(data.decode())
+    except ValueError:
+        return False
+    return True
+
+
 def broken(text: str, how: str, rng: random.Random) -> bytes | None:
     """safe.toml's text spoilt; None: the file is taken away; ``open-to-all`` leaves the text and changes the mode."""
     data = text.encode()
     if how == "cut":
-        return data[: rng.randrange(len(data) // 2, len(data) - 3)]
+        end = rng.randrange(len(data) // 2, len(data) - 3)
+        while _is_toml(data[:end]):  # between two lines: another file, and a valid one, with half a target
+            end -= 1
+        return data[:end]
     if how == "unknown-key":
         return data + b'grce = "5s"\n'
     if how == "wrong-type":
