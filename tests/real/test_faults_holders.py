@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from helpers import procs
 from helpers.faults_tools import kill, members, one_line, record_of, wait_gone, wait_record, write_target
 from helpers.home import Home, Safe
 from helpers.procs import Spawn, wait_until
+from safesh._platform.cgroup import Group
 
 ALWAYS = 'restart = "always"\nbackoff = { initial = "0.05s", jitter = 0 }'
 BACKENDS = ("cgroup", "subreaper", "posix")
@@ -106,6 +108,22 @@ def test_a_notification_of_the_last_keeper_is_no_survivor(home: Home, safe: Safe
         assert told["survivors"] == []
         assert "did not answer and was killed" in told["notes"][0]
         assert members(home) == []
+
+
+def test_a_group_that_its_keeper_removes_while_it_is_frozen_has_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """kill-all froze a run's group in the moment in which the keeper, its supervisor killed, was done with it."""
+    group = Group.create(f"test-{os.getpid()}")
+    if group is None:
+        pytest.skip("not run: no cgroup can be made here")
+    read = os.pread
+
+    def late(fd: int, size: int, at: int) -> bytes:
+        group.remove()
+        return read(fd, size, at)
+
+    monkeypatch.setattr(os, "pread", late)
+    assert group.freeze(0.5)
+    assert not os.path.exists(group.path)
 
 
 # --- a holder that cannot look ------------------------------------------------------------------------

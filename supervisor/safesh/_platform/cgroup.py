@@ -178,7 +178,8 @@ class Group:
         return max(0, current - held.get(b"file", 0) + held.get(b"shmem", 0))
 
     def freeze(self, timeout: float) -> bool:
-        """Stop every member, new ones too; True once the kernel says all are (within ``timeout`` seconds)."""
+        """Stop every member, new ones too; True once the kernel says all are (within ``timeout`` seconds), and where the
+        group is gone."""
         try:
             self._write(self.path, "cgroup.freeze", b"1")
             fd = os.open(os.path.join(self.path, "cgroup.events"), os.O_RDONLY | os.O_CLOEXEC)
@@ -192,6 +193,10 @@ class Group:
                 left = deadline - monotonic()
                 if left <= 0 or not watch.poll(left * 1000):
                     return b"frozen 1" in os.pread(fd, 4096, 0)
+            return True
+        except OSError as error:
+            if error.errno != errno.ENODEV:  # removed under us, by its run's keeper: nobody is in it
+                raise
             return True
         finally:
             os.close(fd)
