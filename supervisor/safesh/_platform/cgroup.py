@@ -178,8 +178,8 @@ class Group:
         return max(0, current - held.get(b"file", 0) + held.get(b"shmem", 0))
 
     def freeze(self, timeout: float) -> bool:
-        """Stop every member, new ones too; True once the kernel says all are (within ``timeout`` seconds), and where the
-        group is gone."""
+        """Stop every member, new ones too; True once the kernel says all are (within ``timeout`` seconds), and where
+        the group is gone."""
         try:
             self._write(self.path, "cgroup.freeze", b"1")
             fd = os.open(os.path.join(self.path, "cgroup.events"), os.O_RDONLY | os.O_CLOEXEC)
