@@ -14,7 +14,17 @@ from typing import Any
 import pytest
 
 from helpers import procs
-from helpers.faults_tools import kill, members, one_line, record_of, wait_gone, wait_record, write_target
+from helpers.faults_tools import (
+    SLEEPER,
+    kill,
+    members,
+    one_line,
+    record_of,
+    table,
+    wait_gone,
+    wait_record,
+    write_target,
+)
 from helpers.home import Home, Safe
 from helpers.procs import Spawn, wait_until
 from safesh._platform.cgroup import Group
@@ -130,11 +140,11 @@ def test_a_group_that_its_keeper_removes_while_it_is_frozen_has_nobody(monkeypat
 
 
 @contextmanager
-def blinded(found: dict[str, Any], error: str) -> Iterator[None]:
-    """Every openat(2) of this process fails."""
+def blinded(found: dict[str, Any], error: str, call: str = "openat") -> Iterator[None]:
+    """Every such call of this process fails."""
     if not shutil.which("strace"):
         pytest.skip("not run: no strace")
-    words = ["strace", "-qq", "-o", "/dev/null", "-p", str(found["pid"]), f"-einject=openat:error={error}"]
+    words = ["strace", "-qq", "-o", "/dev/null", "-p", str(found["pid"]), f"-einject={call}:error={error}"]
     with Spawn(*words, stdin=subprocess.DEVNULL, whole=False) as tracer:
         status = Path(f"/proc/{found['pid']}/status")
         wait_until(lambda: f"TracerPid:\t{tracer.pid}\n" in status.read_text(), 5, "strace holds it")
@@ -165,3 +175,11 @@ def test_the_last_holder_stays_until_it_can_look(
         wait_gone(holder, 10)
         assert members(home) == []
         assert safe("status", "t").rc in (1, 3)
+
+
+def test_a_start_does_not_wait_for_an_answer_that_cannot_come(home: Home, safe: Safe) -> None:
+    """What it depends on runs, and its supervisor has no descriptor for the connection that asks whether it does."""
+    home.write_config(table(SLEEPER, "a") + table(SLEEPER, "b", "depends_on = ['a']"))
+    with safe.started("a"), blinded(record_of(home, "a")["supervisor"], "EMFILE", "accept4"):
+        safe("start", "--detach", "b", deadline=20).check(0)
+        safe("stop", "b", "--force", "--now").check(0)

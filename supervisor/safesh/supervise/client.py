@@ -26,6 +26,7 @@ else:
     import _signal
 
 MARGIN = 0.5  # seconds in which a keeper whose grace is over kills and buries
+_LOOK_SECONDS = 2.0  # between two looks at the record of one that is waited for and does not answer
 _ANSWER_SECONDS = 3.0  # a supervisor answers a request at once; one that is cleaning up, a little later
 
 
@@ -120,14 +121,24 @@ def wait_ready(paths: InstancePaths, timeout: float | None) -> bool:
         talk = control.Conversation(control.connect(paths.socket, _ANSWER_SECONDS))
     except OSError:
         return False
+    deadline = float("inf") if timeout is None else monotonic() + timeout
     try:
         talk.ask({"do": "wait"})
-        answer = talk.answer(timeout)
+        while True:
+            try:
+                answer = talk.answer(max(0.01, min(_LOOK_SECONDS, deadline - monotonic())))
+                return answer is not None and bool(answer.get("ready"))
+            except TimeoutError:
+                # It may have no descriptor for our connection; then its record is all that tells.
+                last, _problem = records.read_record(paths)
+                if last is not None and last["state"] in ("running", "unhealthy"):
+                    return True
+                if monotonic() >= deadline or find_holder(paths) is None:
+                    return False
     except (OSError, ValueError):
         return False
     finally:
         talk.close()
-    return answer is not None and bool(answer.get("ready"))
 
 
 def end_without_supervisor(paths: InstancePaths, policy: StopPolicy, *, now: bool) -> Verdict:
