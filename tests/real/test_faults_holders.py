@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -134,6 +135,22 @@ def test_a_group_that_its_keeper_removes_while_it_is_frozen_has_nobody(monkeypat
     monkeypatch.setattr(os, "pread", late)
     assert group.freeze(0.5)
     assert not os.path.exists(group.path)
+
+
+def test_a_group_that_two_remove_at_once_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group.create(f"test-{os.getpid()}")
+    if group is None:
+        pytest.skip("not run: no cgroup can be made here")
+    remove = os.rmdir
+
+    def busy(path: str) -> None:
+        """The other one comes in between: it was busy when we asked, and is gone when we look why."""
+        monkeypatch.setattr(os, "rmdir", remove)
+        remove(path)
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    monkeypatch.setattr(os, "rmdir", busy)
+    assert group.remove()
 
 
 # --- a holder that cannot look ------------------------------------------------------------------------

@@ -230,6 +230,9 @@ def _remove(folder: str, *, again: bool = True) -> bool:
         if error.errno != errno.EBUSY:
             raise
         # A keeper that was killed with the rest of the tree has left its run's group inside ours.
-        inner = [one.path for one in os.scandir(folder) if one.is_dir()] if again and os.path.isdir(folder) else []
+        try:
+            inner = [one.path for one in os.scandir(folder) if one.is_dir()] if again else []
+        except FileNotFoundError:  # somebody else's removal was quicker
+            return True
         return bool(inner) and all([_remove(path) for path in inner]) and _remove(folder, again=False)
     return True
