@@ -153,6 +153,20 @@ def test_a_group_that_two_remove_at_once_is_removed(monkeypatch: pytest.MonkeyPa
     assert group.remove()
 
 
+def test_a_group_is_removed_by_who_can_list_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = Group.create(f"test-{os.getpid()}")
+    if group is None:
+        pytest.skip("not run: no cgroup can be made here")
+
+    def refuse(path: str) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as without:
+        without.setattr(os, "scandir", refuse)
+        assert group.remove()
+    assert not os.path.exists(group.path)
+
+
 # --- a holder that cannot look ------------------------------------------------------------------------
 
 

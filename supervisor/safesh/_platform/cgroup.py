@@ -217,7 +217,8 @@ class Group:
 
     def remove(self) -> bool:
         """Remove the folders; False while something is left in them."""
-        return all([_remove(folder) for folder in self._folders()])
+        # Where no folder can be listed (no descriptor left), this one at least can be removed.
+        return all([_remove(folder) for folder in self._folders() or [self.path]])
 
 
 def _remove(folder: str, *, again: bool = True) -> bool:
