@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 from bench import enclosure
 from bench.escapees import KINDS
 from bench.figures import Row, Section
-from bench.rivals.base import Hall, Rival, Wrapping
+from bench.rivals.base import Hall, How, Programs, Rival, Wrapping
 from bench.rivals.small import Small
 from bench.stage import SAFE, BenchError, Stage
 
@@ -45,20 +45,6 @@ class Contestant(NamedTuple):
         return self.rival.ours and self.rival.kind == "daemon" and self.key != "safesh-posix"
 
 
-class Bare(Rival):
-    """No supervisor: the program in a session of its own, and SIGTERM to its main process or to its group."""
-
-    name: ClassVar[str] = "bare"
-    kind: ClassVar[Literal["daemon", "wrapper"]] = "wrapper"
-
-    def __init__(self, name: str, whole_group: bool) -> None:
-        super().__init__("")
-        self.whole_group = whole_group
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **_: Any) -> Hall:
-        return _BareHall(self, stage, programs)
-
-
 class _BareHall(Hall):
     def open(self) -> None:
         pass
@@ -82,24 +68,21 @@ class _BareHall(Hall):
         return child.pid if child is not None and child.poll() is None else None
 
 
-class Wrap(Rival):
-    """A command around the program. first: it is started as pid 1 of a namespace of its own, as in a container."""
+class Bare(Rival):
+    """No supervisor: the program in a session of its own, and SIGTERM to its main process or to its group."""
 
+    name: ClassVar[str] = "bare"
     kind: ClassVar[Literal["daemon", "wrapper"]] = "wrapper"
+    room = _BareHall
 
-    def __init__(self, name: str, words: Sequence[str], *, first: bool = False, ours: bool = False) -> None:
+    def __init__(self, name: str, whole_group: bool) -> None:
         super().__init__("")
-        self.words = [*(enclosure.COMMAND if first else ()), *words]
-        self.first = first
-        self.name, self.ours = name, ours  # type: ignore[misc]
-
-    def running(self, stage: Stage, programs: dict[str, list[str]], **_: Any) -> Hall:
-        return _WrapHall(self, stage, programs)
+        self.whole_group = whole_group
 
 
 class _WrapHall(Wrapping):
-    def __init__(self, rival: Wrap, stage: Stage, programs: dict[str, list[str]]) -> None:
-        super().__init__(rival, stage, programs)
+    def __init__(self, rival: Wrap, stage: Stage, programs: Programs, how: How) -> None:
+        super().__init__(rival, stage, programs, how)
         self.wrap = rival
         self.between = 1 if rival.first else 0
 
@@ -109,6 +92,19 @@ class _WrapHall(Wrapping):
     def stop(self, name: str) -> list[str] | None:  # type: ignore[override]
         """unshare(1) stands around a first process, and passes no signal on."""
         return ["kill", *(str(pid) for pid in self.pids()[-1:])] if self.wrap.first else None
+
+
+class Wrap(Rival):
+    """A command around the program. first: it is started as pid 1 of a namespace of its own, as in a container."""
+
+    kind: ClassVar[Literal["daemon", "wrapper"]] = "wrapper"
+    room = _WrapHall
+
+    def __init__(self, name: str, words: Sequence[str], *, first: bool = False, ours: bool = False) -> None:
+        super().__init__("")
+        self.words = [*(enclosure.COMMAND if first else ()), *words]
+        self.first = first
+        self.name, self.ours = name, ours  # type: ignore[misc]
 
 
 def contestants(rivals: Sequence[Rival], grace: float = _GRACE) -> list[Contestant]:
