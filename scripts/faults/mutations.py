@@ -100,12 +100,6 @@ core/kill.py: nobody is killed after the grace
 =
             survivors = {}
 %
-core/kill.py with system calls of a supervisor failing: the last holder gives up when it cannot look
-            if not alone():
-                raise
-=
-            raise
-%
 instance/strays.py with state folder moved away: a supervisor whose lock and record are gone is not found
                 elif self._has_lock(pid):
 =
