@@ -161,8 +161,9 @@ def test_a_cont_that_comes_before_exec_has_stopped_itself_is_not_lost(session: s
         pid = ready(init)
         for _ in range(rounds(30, 300)):
             init.send(signal.SIGTSTP)
+            limit = time.monotonic() + 10
             while session == "new" and state(pid) != "T":  # the moment in which exec is about to stop itself
-                pass
+                assert time.monotonic() < limit
             init.send(signal.SIGCONT)
             wait_state(init.pid, "SR")
             wait_state(pid, "SR")

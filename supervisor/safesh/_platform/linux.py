@@ -48,48 +48,38 @@ def boot_id() -> str:
 _boot = ""
 
 
-def is_blind(error: OSError) -> bool:
-    """Whether it says that we cannot look, which must never be mixed up with: gone, or closed to us."""
-    return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO)
-
-
 def _read(path: str) -> bytes:
     """The whole of a /proc file, b"" when it is gone or closed to us. OSError where we cannot look."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            chunks = []
+            while chunk := os.read(fd, 65536):
+                chunks.append(chunk)
+            return b"".join(chunks)
+        finally:
+            os.close(fd)
     except OSError as error:
-        if is_blind(error):
-            raise
-        return b""
-    try:
-        chunks = []
-        while chunk := os.read(fd, 65536):
-            chunks.append(chunk)
-        return b"".join(chunks)
-    except OSError as error:
-        if is_blind(error):
-            raise
-        return b""
-    finally:
-        os.close(fd)
+        return _nothing(error)
 
 
 def _read_record(path: str) -> bytes:
     """As ``_read`` for a file of one record (``stat``, ``io``), which the kernel gives whole at the first read."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.read(fd, 4096)
+        finally:
+            os.close(fd)
     except OSError as error:
-        if is_blind(error):
-            raise
-        return b""
-    try:
-        return os.read(fd, 4096)
-    except OSError as error:
-        if is_blind(error):
-            raise
-        return b""
-    finally:
-        os.close(fd)
+        return _nothing(error)
+
+
+def _nothing(error: OSError) -> bytes:
+    """b"" for what is gone or closed to us; that we cannot look must never be mixed up with it."""
+    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO):
+        raise error
+    return b""
 
 
 def _parse(pid: int, stat: bytes) -> Info | None:

@@ -206,12 +206,12 @@ class Tree:
         A scan of /proc is no snapshot: a process whose parent ends while we read can be missed. But every
         orphan of ours becomes the holder's child, so a holder without any child has no tree (wait(2), ECHILD).
         """
-        if self.has_nobody():
-            return True
-        if self.group is not None and self.group.populated():
+        if self._is_populated():
             return False
-        if self.root != os.getpid() or not _platform.HAS_SUBREAPER:
+        if not self._is_held_by_us():
             return not self.look() and not self.look()
+        if self._is_childless():
+            return True
         # Children of ours that are not the run's hide the kernel's answer.
         if not self.spare - {self.root}:
             return False
@@ -219,10 +219,16 @@ class Tree:
 
     def has_nobody(self) -> bool:
         """Whether the kernel says so at once, without a look at any process; False: it cannot tell, or somebody is."""
-        if self.root != os.getpid() or not _platform.HAS_SUBREAPER:
-            return False
-        if self.group is not None and self.group.populated():
-            return False
+        return self._is_held_by_us() and not self._is_populated() and self._is_childless()
+
+    def _is_populated(self) -> bool:
+        return self.group is not None and self.group.populated()
+
+    def _is_held_by_us(self) -> bool:
+        """Whether every orphan of the tree becomes our child."""
+        return self.root == os.getpid() and _platform.HAS_SUBREAPER
+
+    def _is_childless(self) -> bool:
         try:
             os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         except ChildProcessError:

@@ -23,10 +23,10 @@ def end_strays(finder: Finder, stop: StopPolicy, held: Iterable[int] = (), *, no
 
     A holder that nothing tells of goes first, or it would start again what is ended beside it.
     """
-    before = finder.members(_platform.scan(), held)
-    lost = {(one.pid, one.start) for one in finder.lost}
-    notes = _end_lost(finder, 0.0 if now else stop.grace + MARGIN)
     tree = finder.tree(held)
+    lost = {(one.pid, one.start) for one in finder.lost}
+    before = finder.members(_platform.scan(), held) if lost else []
+    notes = _end_lost(finder, 0.0 if now else stop.grace + MARGIN)
     try:
         verdict = end_tree(tree, stop, now=now)
     finally:
